@@ -1,0 +1,88 @@
+# piped. `make` alone lists what there is to make.
+
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+FUZZTIME ?= 10s
+
+COMMANDS := piped pipectl
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+# The version is stamped here. Go's own stamp would make every build fail in a checkout that belongs to another user.
+export GOFLAGS := $(filter-out -buildvcs%,$(GOFLAGS)) -buildvcs=false
+
+# Whoever runs this has settings of their own for Python, and perhaps a daemon of their own; neither is part of a test.
+unexport $(filter PYTHON% PIPED_%,$(.VARIABLES)) XDG_RUNTIME_DIR XDG_STATE_HOME
+
+# Packages under test/ are about the system as a whole: the programs, from outside.
+UNIT_PACKAGES = $(shell go list ./... | grep -v '/test/')
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@echo 'Targets:'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  %-14s %s\n' "$$name" "$$text"; done
+	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME)'
+
+.PHONY: demo
+demo: build ## Drive real python3 children through a real daemon and show what happens
+	@test/setup/install-test-deps.sh demo
+	@test/demo/demo.sh
+
+.PHONY: test
+test: build ## Run every test, with the race detector: packages first, then the system as a whole
+	@test/setup/install-test-deps.sh test
+	go vet ./...
+	go test -race -p 2 -timeout 10m $(UNIT_PACKAGES)
+	go test -race -p 1 -timeout 15m -count 1 ./test/...
+
+.PHONY: lint
+lint: checkgo ## Check formatting, style, the contract (buf) and the scripts
+	@test/setup/install-test-deps.sh lint
+	tools/checkformat.sh
+	go vet ./...
+	tools/golangci-lint.sh run ./...
+	tools/buf.sh lint
+	tools/buf.sh format -d --exit-code
+	tools/checkbreaking.sh
+	tools/checkscripts.sh
+
+.PHONY: generate
+generate: checkgo ## Write gen/ anew from proto/
+	tools/buf.sh generate
+
+.PHONY: checkgenerate
+checkgenerate: checkgo ## Check that gen/ is what proto/ generates
+	@tools/checkgenerate.sh
+
+.PHONY: cross
+cross: checkgo ## Build for every system that is promised, keeping nothing
+	@tools/cross.sh
+
+.PHONY: build
+build: checkgo ## Build the programs into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ $(COMMANDS:%=./cmd/%)
+
+# As root there is often no Go in PATH (sudo resets it): what was built before is installed then.
+.PHONY: install
+install: ## Install the programs into DESTDIR/PREFIX/bin, building them first
+	@if command -v go >/dev/null || ! [ -x bin/piped ] || ! [ -x bin/pipectl ]; then $(MAKE) --no-print-directory build; fi
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 0755 $(COMMANDS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
+
+.PHONY: bench
+bench: build ## Measure, beside the floor that the machine sets
+	go test -run '^$$' -bench . -count 1 -timeout 30m ./test/bench/...
+
+.PHONY: fuzz
+fuzz: checkgo ## Run every fuzz target, for FUZZTIME each
+	@tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: clean
+clean: ## Remove what was built here
+	rm -rf bin .tmp
+
+.PHONY: checkgo
+checkgo:
+	@tools/checkgo.sh
