@@ -1,0 +1,231 @@
+package pipe
+
+import "fmt"
+
+// A Cursor is a reader's place in an inbox. The consumer's cursor starts at the
+// first message that is not acknowledged; an observer's looks at whatever is
+// retained and holds nothing back. A Cursor belongs to one goroutine. Close it.
+type Cursor struct {
+	in       *Inbox
+	at       place
+	consumer bool
+	changed  chan struct{}
+	ended    bool
+	// missed is the position before a jump that the reader was not told yet.
+	missed *Position
+}
+
+// Limits bound what one [Cursor.Next] returns.
+type Limits struct {
+	// Messages in a batch; 0 means 1.
+	Messages int
+	// Bytes of payload in a batch; one message may exceed it up to the part
+	// size. 0 means the part size.
+	Bytes int
+	// MaxMessage refuses a longer message with a TooLongError and leaves it; 0
+	// means no limit, use Zero for a limit of nothing.
+	MaxMessage uint64
+	// Zero refuses every message that is not empty.
+	Zero bool
+	// KeepFraming leaves the framing bytes in Batch.Data.
+	KeepFraming bool
+}
+
+// An Event is what a cursor found: exactly one of the three, or none.
+type Event struct {
+	Batch *Batch
+	Gap   *Gap
+	End   *End
+}
+
+// None reports whether nothing was there.
+func (e Event) None() bool { return e.Batch == nil && e.Gap == nil && e.End == nil }
+
+// Consumer returns a cursor at the first message that is not acknowledged.
+// There should be one consumer at a time; who calls sees to that.
+func (in *Inbox) Consumer() *Cursor {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	c := &Cursor{in: in, at: in.acked, consumer: true, changed: make(chan struct{}, 1)}
+	in.watchLocked(c.changed)
+	return c
+}
+
+// Observer returns a cursor at the oldest message start that is retained.
+func (in *Inbox) Observer() *Cursor {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	c := &Cursor{in: in, at: in.oldestLocked(), changed: make(chan struct{}, 1)}
+	in.watchLocked(c.changed)
+	return c
+}
+
+// oldestLocked is the first message start from base on, or base where there is
+// none.
+func (in *Inbox) oldestLocked() place {
+	p := in.base
+	if !p.fresh() && p.off < in.lastEnd {
+		p.message(in.cut, &in.log, ^uint64(0), in.head.off, nil)
+	}
+	return p
+}
+
+// Seek moves an observer to a position, which must be retained or the next to
+// come; otherwise ErrPosition. A position before what is retained moves it to
+// the oldest, and the next event is the gap.
+func (c *Cursor) Seek(to Position) error {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	floor := c.in.base
+	if c.consumer {
+		floor = c.in.acked
+	}
+	if to.Before(floor.position()) {
+		c.at, c.missed = c.in.oldestLocked(), &to
+		return nil
+	}
+	p, ok := c.in.recoverLocked(floor, to)
+	if !ok {
+		return fmt.Errorf("%w: %v, the next to come is %v", ErrPosition, to, c.in.head.position())
+	}
+	c.at = p
+	return nil
+}
+
+// SeekEnd moves an observer to the next message that arrives.
+func (c *Cursor) SeekEnd() {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.at = c.in.head
+}
+
+// Position returns where the cursor stands.
+func (c *Cursor) Position() Position { return c.at.position() }
+
+// Changed has a value when Next may find more than before.
+func (c *Cursor) Changed() <-chan struct{} { return c.changed }
+
+// Close releases the cursor.
+func (c *Cursor) Close() {
+	c.Rest()
+	c.in.unwatch(c.changed)
+}
+
+// Rest takes back the wish of a consumer that waited on a shared end: what is
+// not read from the kernel yet stays there.
+func (c *Cursor) Rest() {
+	in := c.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.wants == c {
+		in.wants = nil
+		close(in.unwanted)
+	}
+}
+
+// Next returns what is at the cursor and moves past it, without waiting; an
+// empty Event means that nothing is there yet. On a shared end a consumer that
+// finds nothing makes the inbox read from the kernel until one message is there
+// or [Cursor.Rest] is called. The data is appended to buf[:0].
+func (c *Cursor) Next(buf []byte, lim Limits) (Event, error) {
+	ev, err := c.next(buf, lim)
+	if err != nil || !ev.None() || !c.consumer || !c.in.desc.shared() {
+		return ev, err
+	}
+	if c.in.fillOnce(c) {
+		if ev, err = c.next(buf, lim); err != nil || !ev.None() {
+			return ev, err
+		}
+	}
+	c.in.want(c)
+	return Event{}, nil
+}
+
+func (c *Cursor) next(buf []byte, lim Limits) (Event, error) {
+	in := c.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return Event{}, ErrClosed
+	}
+	if gap := c.gapLocked(); gap != nil {
+		return Event{Gap: gap}, nil
+	}
+	if c.availableLocked() {
+		if err := c.refuseLocked(lim); err != nil {
+			return Event{}, err
+		}
+		return Event{Batch: c.gather(buf, lim)}, nil
+	}
+	if in.end == nil || c.ended {
+		return Event{}, nil
+	}
+	c.ended = true
+	end := *in.end
+	return Event{End: &end}, nil
+}
+
+// gapLocked jumps over what is not retained any more, or was dropped.
+func (c *Cursor) gapLocked() *Gap {
+	if c.missed != nil {
+		from := *c.missed
+		c.missed = nil
+		return &Gap{From: from, To: c.at.position()}
+	}
+	floor := &c.in.base
+	if c.consumer {
+		floor = &c.in.acked
+	}
+	if c.at.off >= floor.off {
+		return nil
+	}
+	from := c.at.position()
+	if c.at = *floor; !c.consumer {
+		c.at = c.in.oldestLocked()
+	}
+	return &Gap{From: from, To: c.at.position()}
+}
+
+// availableLocked reports whether there is a message, or a part of one that is
+// to be delivered in parts.
+func (c *Cursor) availableLocked() bool {
+	in := c.in
+	if c.at.off >= in.head.off {
+		return false
+	}
+	if _, ok := in.cut.(raw); ok || c.at.off < in.lastEnd || in.tailOpen {
+		return true
+	}
+	there := in.head.pay - c.at.pay // payload of the unfinished message
+	if in.end != nil {
+		return there > 0
+	}
+	return there >= in.part
+}
+
+// refuseLocked refuses the message at the cursor if it is too long for lim.
+func (c *Cursor) refuseLocked(lim Limits) error {
+	limit := lim.MaxMessage
+	if _, ok := c.in.cut.(raw); ok || limit == 0 && !lim.Zero {
+		return nil
+	}
+	p := c.at
+	p.message(c.in.cut, &c.in.log, 1, c.in.head.off, nil) // past the header
+	size := p.total()
+	if size == 0 {
+		p = c.at
+		if !p.message(c.in.cut, &c.in.log, ^uint64(0), c.in.head.off, func(b []byte, payload bool) {
+			if payload {
+				size += uint64(len(b))
+			}
+		}) && size <= limit {
+			return nil
+		}
+		size += c.at.pay
+	}
+	if size > limit {
+		return &TooLongError{Size: size, Max: limit}
+	}
+	return nil
+}
+

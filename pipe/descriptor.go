@@ -1,0 +1,209 @@
+package pipe
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errStopped: a wait was ended by whoever waits, not by the descriptor.
+var errStopped = errors.New("stopped")
+
+// pipeBuf is what a pipe that polls writable takes without blocking (PIPE_BUF).
+const pipeBuf = 4096
+
+// A descriptor is the daemon's copy of an end, or of one half of it. A sealed
+// one is non-blocking and lives in Go's poller; a shared one stays blocking, so
+// every call on it carries its own "do not wait".
+type descriptor struct {
+	fd     int
+	socket bool
+	poller *Poller // shared only
+
+	file *os.File // sealed only
+	conn syscall.RawConn
+
+	stopRead, stopWrite stopper
+	closeOnce           sync.Once
+}
+
+// A stopper ends the waits of one direction, for good.
+type stopper struct {
+	once sync.Once
+	ch   chan struct{}
+}
+
+// newDescriptor takes fd over.
+func newDescriptor(fd int, socket, sealed bool, poller *Poller) (*descriptor, error) {
+	d := &descriptor{fd: fd, socket: socket}
+	d.stopRead.ch, d.stopWrite.ch = make(chan struct{}), make(chan struct{})
+	if !sealed {
+		d.poller = poller
+		return d, nil
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	d.file = os.NewFile(uintptr(fd), "pipe") //nolint:gosec // a descriptor
+	conn, err := d.file.SyscallConn()
+	if err != nil {
+		_ = d.file.Close()
+		return nil, err
+	}
+	d.conn = conn
+	return d, nil
+}
+
+func (d *descriptor) shared() bool { return d.file == nil }
+
+// interruptRead releases whoever waits to read, for good.
+func (d *descriptor) interruptRead() {
+	d.stopRead.once.Do(func() {
+		close(d.stopRead.ch)
+		if d.file != nil {
+			_ = d.file.SetReadDeadline(time.Unix(1, 0))
+		}
+	})
+}
+
+// interruptWrite releases whoever waits to write, for good.
+func (d *descriptor) interruptWrite() {
+	d.stopWrite.once.Do(func() {
+		close(d.stopWrite.ch)
+		if d.file != nil {
+			_ = d.file.SetWriteDeadline(time.Unix(1, 0))
+		}
+	})
+}
+
+// close closes the daemon's copy. Nobody may be using d any more. Closing again
+// does nothing.
+func (d *descriptor) close() {
+	d.closeOnce.Do(func() {
+		d.interruptRead()
+		d.interruptWrite()
+		if d.file != nil {
+			_ = d.file.Close()
+			return
+		}
+		d.poller.Forget(d.fd)
+		_ = unix.Close(d.fd)
+	})
+}
+
+// read waits for bytes and reads them into what room returns. No page is held
+// while it waits: room is asked just before a read and undo gives the space
+// back when there was nothing. Only for sealed descriptors.
+func (d *descriptor) read(room func() []byte, undo func()) (n int, err error) {
+	werr := d.conn.Read(func(fd uintptr) bool {
+		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), room()) }) //nolint:gosec // a descriptor
+		if err == unix.EAGAIN {
+			undo()
+			return false
+		}
+		return true
+	})
+	if werr != nil {
+		return 0, errStopped
+	}
+	return n, err
+}
+
+// tryRead reads without waiting; unix.EAGAIN when nothing is there.
+func (d *descriptor) tryRead(b []byte, peek bool) (int, error) {
+	return ignoringEINTR(func() (int, error) {
+		if d.socket {
+			flags := unix.MSG_DONTWAIT
+			if peek {
+				flags |= unix.MSG_PEEK
+			}
+			n, _, err := unix.Recvfrom(d.fd, b, flags)
+			return n, err
+		}
+		n, err := unix.Preadv2(d.fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
+		if err != unix.EOPNOTSUPP {
+			return n, err
+		}
+		// Pipes know RWF_NOWAIT since Linux 6.4. Before, nobody else should read
+		// this end, so what poll sees a read will find.
+		if d.ready(unix.POLLIN) == 0 {
+			return 0, unix.EAGAIN
+		}
+		return unix.Read(d.fd, b)
+	})
+}
+
+// tryWrite writes what fits without waiting; unix.EAGAIN when nothing does.
+func (d *descriptor) tryWrite(vecs [][]byte) (int, error) {
+	return ignoringEINTR(func() (int, error) {
+		if d.socket {
+			return unix.SendmsgBuffers(d.fd, vecs, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		}
+		if !d.shared() {
+			return unix.Writev(d.fd, vecs)
+		}
+		n, err := unix.Pwritev2(d.fd, vecs, -1, unix.RWF_NOWAIT)
+		if err != unix.EOPNOTSUPP {
+			return n, err
+		}
+		if d.ready(unix.POLLOUT)&unix.POLLOUT == 0 {
+			return 0, unix.EAGAIN
+		}
+		return unix.Write(d.fd, vecs[0][:min(len(vecs[0]), pipeBuf)])
+	})
+}
+
+// write writes what fits, waiting until anything does. The attempt is made
+// inside the wait: Go's poller is edge-triggered, and an edge between an
+// attempt and the wait would be lost.
+func (d *descriptor) write(vecs [][]byte) (n int, err error) {
+	if d.shared() {
+		for {
+			if n, err = d.tryWrite(vecs); err != unix.EAGAIN {
+				return n, err
+			}
+			if err = d.poller.Wait(d.fd, unix.EPOLLOUT, d.stopWrite.ch, nil); err != nil {
+				return 0, err
+			}
+		}
+	}
+	werr := d.conn.Write(func(uintptr) bool {
+		n, err = d.tryWrite(vecs)
+		return err != unix.EAGAIN
+	})
+	if werr != nil {
+		return 0, errStopped
+	}
+	return n, err
+}
+
+// waitReadable blocks until a shared descriptor is readable, reading is
+// interrupted, or stop is closed.
+func (d *descriptor) waitReadable(stop <-chan struct{}) {
+	_ = d.poller.Wait(d.fd, unix.EPOLLIN|unix.EPOLLRDHUP, d.stopRead.ch, stop)
+}
+
+// ready polls without waiting and without consuming anything, a pending reset
+// included.
+func (d *descriptor) ready(events int16) int16 {
+	fds := []unix.PollFd{{Fd: int32(d.fd), Events: events}} //nolint:gosec // a descriptor
+	if _, err := unix.Poll(fds, 0); err != nil {
+		return 0
+	}
+	return fds[0].Revents
+}
+
+// ignoringEINTR repeats a call that a signal interrupted before it did anything.
+func ignoringEINTR(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

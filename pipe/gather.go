@@ -1,0 +1,143 @@
+package pipe
+
+// gather builds a batch at the cursor and moves the cursor past it. There must
+// be something available.
+func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
+	b := &Batch{First: c.at.position(), Data: buf[:0]}
+	if _, ok := c.in.cut.(raw); ok {
+		c.gatherRaw(b, lim)
+		return b
+	}
+	keep := c.keeps(lim)
+	for more := true; more; {
+		m := c.measure()
+		if b.Sizes == nil && (m.part || !c.at.fresh()) {
+			c.gatherPart(b, keep)
+			break
+		}
+		if b.Sizes != nil && (m.part || keep && m.around != b.Prefix+b.Suffix || len(b.Data)+int(m.size) > c.bytes(lim)) { //nolint:gosec // at most a part
+			break
+		}
+		c.gatherMessage(b, m, keep)
+		more = !b.Partial && len(b.Sizes) < lim.Messages && (c.at.off < c.in.lastEnd || c.in.tailOpen && c.at.off < c.in.head.off)
+	}
+	if len(b.Sizes) == 1 {
+		b.Sizes = nil
+	}
+	b.Next = c.at.position()
+	return b
+}
+
+func (c *Cursor) bytes(lim Limits) int {
+	if lim.Bytes <= 0 {
+		return int(c.in.part) //nolint:gosec // a part fits an int
+	}
+	return min(lim.Bytes, int(c.in.part)) //nolint:gosec // as above
+}
+
+func (c *Cursor) gatherRaw(b *Batch, lim Limits) {
+	for len(b.Data) < c.bytes(lim) && c.at.off < c.in.head.off {
+		data := c.in.log.from(c.at.off)
+		data = data[:min(len(data), c.bytes(lim)-len(b.Data))]
+		b.Data = append(b.Data, data...)
+		c.at.off += uint64(len(data))
+		c.at.num += uint64(len(data))
+	}
+	b.Next = c.at.position()
+}
+
+// A measured is the rest of the message at a cursor.
+type measured struct {
+	size    uint64 // payload bytes
+	around  int    // framing bytes around it
+	part    bool   // more than one part, or not complete
+	partial bool   // the end of file finished it
+}
+
+func (c *Cursor) measure() measured {
+	var m measured
+	p := c.at
+	ended := p.message(c.in.cut, &c.in.log, c.in.part+1, c.in.head.off, func(b []byte, payload bool) {
+		if payload {
+			m.size += uint64(len(b))
+		} else {
+			m.around += len(b)
+		}
+	})
+	if !ended && c.in.tailOpen && p.off == c.in.head.off {
+		ended, m.partial = true, true
+	}
+	m.part = !ended || m.size > c.in.part
+	return m
+}
+
+// keeps reports whether framing bytes stay in the data. A line end of one or
+// two bytes cannot, because where it starts is known only behind it.
+func (c *Cursor) keeps(lim Limits) bool { return lim.KeepFraming && !c.in.framing.StripCR }
+
+// around sets the size of the framing bytes in b: a framing has them either
+// before or after the payload.
+func (c *Cursor) around(b *Batch, n int) {
+	if c.in.cut.trailer() == "" {
+		b.Prefix = n
+	} else {
+		b.Suffix = n
+	}
+}
+
+// copyMessage appends what the cursor passes to b.
+func (c *Cursor) copyMessage(b *Batch, most uint64, keep bool) (around int, ended bool) {
+	ended = c.at.message(c.in.cut, &c.in.log, most, c.in.head.off, func(data []byte, payload bool) {
+		if payload || keep {
+			b.Data = append(b.Data, data...)
+		}
+		if !payload {
+			around += len(data)
+		}
+	})
+	return around, ended
+}
+
+func (c *Cursor) gatherMessage(b *Batch, m measured, keep bool) {
+	c.copyMessage(b, ^uint64(0), keep)
+	if keep {
+		c.around(b, m.around)
+	}
+	if m.partial {
+		if c.at.st.held {
+			m.size++
+		}
+		c.finishPartial(b)
+	}
+	b.Sizes = append(b.Sizes, uint32(m.size)) //nolint:gosec // at most a part
+}
+
+// gatherPart takes one part of a large or cut message; it stands alone in its
+// batch.
+func (c *Cursor) gatherPart(b *Batch, keep bool) {
+	b.Total = c.at.total()
+	around, ended := c.copyMessage(b, c.in.part, keep)
+	if keep {
+		c.around(b, around)
+	}
+	b.Total = max(b.Total, c.at.total())
+	atEnd := c.at.off == c.in.head.off
+	switch {
+	case ended:
+	case atEnd && c.in.tailOpen:
+		c.finishPartial(b)
+	case atEnd && c.in.end != nil:
+		b.Truncated = true
+	default:
+		b.More = true
+	}
+}
+
+// finishPartial ends the line that has no newline at the end of the direction.
+func (c *Cursor) finishPartial(b *Batch) {
+	if c.at.st.held {
+		b.Data = append(b.Data, '\r')
+	}
+	b.Partial = true
+	c.at = c.in.head
+}

@@ -1,0 +1,330 @@
+package pipe
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// An Inbox is what came out of an endpoint: the direction from the kernel to
+// the clients. Bytes stay until the consumer acknowledges them; after that the
+// last TailSize of them stay for observers.
+type Inbox struct {
+	direction
+	desc *descriptor
+	tail uint64
+	part uint64
+	drop bool // overflow drops the oldest instead of stopping
+
+	// acked is the consumer's obligation: everything from here on is kept.
+	acked      place
+	closed     bool
+	drops      Drops
+	blocked    time.Time
+	room       chan struct{} // cap 1: the filler waits for space
+	wants      *Cursor       // shared: the consumer that waits for a message
+	unwanted   chan struct{} // shared: closed when nobody wants any more
+	filling    bool          // shared: a filler runs
+	fillers    sync.WaitGroup
+	endWasRead bool
+}
+
+// Drops counts what was dropped by policy.
+type Drops struct{ Messages, Bytes uint64 }
+
+func newInbox(desc *descriptor, f Framing, spec *Spec) (*Inbox, error) {
+	in := &Inbox{desc: desc, tail: spec.TailSize, part: spec.partSize(), drop: spec.Overflow == DropOldest, room: make(chan struct{}, 1)}
+	if err := in.init(f, spec); err != nil {
+		return nil, err
+	}
+	in.acked.num = 1
+	return in, nil
+}
+
+// start lets a sealed inbox read ahead.
+func (in *Inbox) start() { in.fillers.Go(in.fill) }
+
+// fill moves bytes from the descriptor into the log until the end.
+func (in *Inbox) fill() {
+	for in.waitRoom() {
+		n, err := in.desc.read(in.reserve, in.unreserve)
+		if errors.Is(err, errStopped) {
+			return
+		}
+		if in.filled(n, err) {
+			return
+		}
+	}
+}
+
+// waitRoom blocks while the log is full; false when the inbox is closed.
+func (in *Inbox) waitRoom() bool {
+	for {
+		in.mu.Lock()
+		full := in.fullLocked()
+		if full && in.drop {
+			in.dropOldestLocked()
+			full = false
+		}
+		if full && in.blocked.IsZero() {
+			in.blocked = time.Now()
+		}
+		if !full {
+			in.blocked = time.Time{}
+		}
+		closed := in.closed
+		in.mu.Unlock()
+		if closed {
+			return false
+		}
+		if !full {
+			return true
+		}
+		select {
+		case <-in.room:
+		case <-in.desc.stopRead.ch:
+			return false
+		}
+	}
+}
+
+func (in *Inbox) fullLocked() bool { return in.head.off-in.acked.off >= in.limit }
+
+func (in *Inbox) reserve() []byte {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	b := in.log.reserve()
+	if room := in.limit - min(in.limit, in.head.off-in.acked.off); uint64(len(b)) > room {
+		b = b[:max(room, 1)]
+	}
+	return b
+}
+
+func (in *Inbox) unreserve() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.log.unreserve()
+}
+
+// filled commits n bytes that were read into reserved space, or the end that
+// err or n == 0 means; it reports whether the direction has ended.
+func (in *Inbox) filled(n int, err error) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return true
+	}
+	if n > 0 {
+		in.log.commit(n)
+		if ferr := in.countLocked(); ferr != nil {
+			in.badLocked(ferr)
+		}
+	} else {
+		in.log.unreserve()
+		in.finishLocked(err)
+	}
+	in.wakeLocked()
+	return in.end != nil
+}
+
+// badLocked ends the direction at bytes that cannot be a frame.
+func (in *Inbox) badLocked(err error) {
+	e := &End{Cause: CauseBadFrame, Position: Position{Message: in.head.num}, Bytes: in.head.off, Detail: err.Error()}
+	var fe *frameError
+	if errors.As(err, &fe) {
+		e.Cause, e.Want = fe.cause, fe.want
+	}
+	if _, ok := in.cut.(line); ok {
+		e.Position.Offset = in.head.pay
+	}
+	in.end = e
+}
+
+// finishLocked ends the direction at end of file, or at a reset (ECONNRESET:
+// the other end went with input unread; all its output has come before it).
+func (in *Inbox) finishLocked(err error) {
+	e := &End{Cause: CauseClosed, Bytes: in.head.off}
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.ECONNRESET):
+		e.Cause, e.Detail = CauseReset, "the other end closed with input unread"
+	default:
+		e.Cause, e.Detail = CauseReset, err.Error()
+	}
+	if !in.head.fresh() {
+		if in.cut.open() {
+			in.finishPartialLocked()
+		} else {
+			e.Cause, e.Want, e.Got = CauseTruncated, in.head.total(), in.head.pay
+			e.Detail = truncation(&in.head)
+		}
+	}
+	e.Position = in.head.position()
+	in.end = e
+}
+
+// finishPartialLocked makes the unfinished line at the end a message.
+func (in *Inbox) finishPartialLocked() {
+	if _, ok := in.cut.(raw); ok {
+		return
+	}
+	in.tailOpen = true
+	in.head = place{off: in.head.off, num: in.head.num + 1}
+}
+
+func truncation(p *place) string {
+	if p.st.body {
+		return fmt.Sprintf("end of file after %d of %d payload bytes", p.pay, p.st.total)
+	}
+	return fmt.Sprintf("end of file after %d header bytes", p.st.n)
+}
+
+// Ack says that the consumer has everything below to, which must not lie
+// behind what has arrived (ErrPosition). Acknowledging again is harmless.
+func (in *Inbox) Ack(to Position) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if !in.acked.position().Before(to) {
+		return nil
+	}
+	p, ok := in.recoverLocked(in.acked, to)
+	if !ok {
+		return fmt.Errorf("%w: cannot acknowledge %v, %v is next to come", ErrPosition, to, in.head.position())
+	}
+	in.releaseLocked(p)
+	return nil
+}
+
+// recoverLocked finds the place of a position from a place before it.
+func (in *Inbox) recoverLocked(from place, to Position) (place, bool) {
+	if in.tailOpen && to == in.head.position() {
+		return in.head, true
+	}
+	return from.recover(in.cut, &in.log, to, in.head.off)
+}
+
+// releaseLocked frees what lies before p, but for the tail.
+func (in *Inbox) releaseLocked(p place) {
+	in.acked = p
+	for {
+		end := in.log.firstPageEnd()
+		if end == 0 || end+in.tail > p.off {
+			break
+		}
+		in.base.forward(in.cut, &in.log, end)
+		in.log.release(end)
+	}
+	select {
+	case in.room <- struct{}{}:
+	default:
+	}
+}
+
+// dropOldestLocked makes room for a page by dropping messages from the oldest
+// unacknowledged on: at message ends, so that numbers do not shift; only a
+// message that alone fills the log is dropped in the middle.
+func (in *Inbox) dropOldestLocked() {
+	to := min(in.acked.off+min(in.limit/4, maxPage), in.head.off)
+	p := in.acked
+	for p.off < to {
+		if p.off >= in.lastEnd {
+			p.forward(in.cut, &in.log, to)
+			break
+		}
+		p.message(in.cut, &in.log, ^uint64(0), in.head.off, nil)
+	}
+	in.drops.Messages += p.num - in.acked.num
+	in.drops.Bytes += p.off - in.acked.off
+	in.releaseLocked(p)
+	in.wakeLocked()
+}
+
+// close ends receiving: readers get ErrClosed, the descriptor is not read any
+// more. The caller interrupts the descriptor and joins the fillers.
+func (in *Inbox) close() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+	if in.end == nil {
+		in.end = &End{Cause: CauseEndpointClosed, Position: in.head.position(), Bytes: in.head.off}
+	}
+	in.wakeLocked()
+}
+
+// free drops the log; after close, when nobody fills.
+func (in *Inbox) free() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.log.drop()
+	in.base, in.acked = in.head, in.head
+	in.lastEnd, in.tailOpen = in.head.off, false
+}
+
+// An InboxInfo is a look at an inbox. Bytes include framing.
+type InboxInfo struct {
+	Messages, Bytes             uint64 // arrived
+	QueuedMessages, QueuedBytes uint64 // not acknowledged
+	Drops                       Drops
+	BlockedSince                time.Time // the log is full since then
+	End                         *End
+}
+
+// Info returns a look at the inbox.
+func (in *Inbox) Info() InboxInfo {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	queued, bytes := in.queuedLocked(&in.acked)
+	return InboxInfo{Messages: in.head.num - 1, Bytes: in.head.off, QueuedMessages: queued, QueuedBytes: bytes,
+		Drops: in.drops, BlockedSince: in.blocked, End: in.end}
+}
+
+// Acked returns the first position that is not acknowledged.
+func (in *Inbox) Acked() Position {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.acked.position()
+}
+
+// Readiness is what a receive would find.
+type Readiness struct {
+	// Message: a whole message, or a part of a large one. Data: bytes, possibly
+	// less. End: the direction has ended, or will after the bytes that are
+	// there.
+	Message, Data, End bool
+}
+
+// Any reports whether a receive would not block for ever.
+func (r Readiness) Any() bool { return r.Message || r.Data || r.End }
+
+// Ready looks, consuming nothing: at what is not acknowledged yet, and at the
+// kernel. It returns ErrClosed after close.
+func (in *Inbox) Ready() (Readiness, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.closed {
+		return Readiness{}, ErrClosed
+	}
+	c := Cursor{in: in, at: in.acked, consumer: true}
+	r := Readiness{Message: c.availableLocked(), Data: in.head.off > in.acked.off, End: in.end != nil}
+	if in.end == nil {
+		// A socket that was hung up polls readable for ever, so count bytes.
+		n, err := unix.IoctlGetInt(in.desc.fd, unix.TIOCINQ)
+		r.Data = r.Data || err == nil && n > 0
+		ev := in.desc.ready(unix.POLLIN | unix.POLLRDHUP)
+		r.End = r.End || ev&(unix.POLLHUP|unix.POLLRDHUP|unix.POLLERR) != 0
+	}
+	return r, nil
+}
+
+// EndRead reports, once, that the end has not been read by a unary call yet:
+// the first such call gets the cause, all later ones plain end of file.
+func (in *Inbox) EndRead() (first bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	first = !in.endWasRead
+	in.endWasRead = true
+	return first
+}

@@ -1,0 +1,166 @@
+package pipe
+
+import (
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Poller waits for readiness of descriptors whose descriptions must stay
+// blocking because a process may hold copies of them: Go's own poller takes
+// only non-blocking ones. It is an epoll descriptor that itself lives in Go's
+// poller, so waiting costs no thread. One Poller serves a whole daemon.
+type Poller struct {
+	file *os.File
+	conn interface {
+		Read(func(fd uintptr) bool) error
+	}
+	epfd int
+	done chan struct{}
+
+	mu   sync.Mutex
+	wait map[int][]waiter // by descriptor; present as long as it is registered
+}
+
+type waiter struct {
+	events uint32
+	ready  chan struct{}
+}
+
+// NewPoller starts a poller. Close ends it.
+func NewPoller() (*Poller, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil {
+		_ = unix.Close(epfd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	file := os.NewFile(uintptr(epfd), "epoll")
+	conn, err := file.SyscallConn()
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	p := &Poller{file: file, conn: conn, epfd: epfd, done: make(chan struct{}), wait: make(map[int][]waiter)}
+	go p.dispatch()
+	return p, nil
+}
+
+// Close ends the poller. Nothing may wait on it any more.
+func (p *Poller) Close() error {
+	err := p.file.Close()
+	<-p.done
+	return err
+}
+
+// dispatch wakes waiters until the epoll descriptor is closed.
+func (p *Poller) dispatch() {
+	defer close(p.done)
+	events := make([]unix.EpollEvent, 64)
+	for {
+		n := 0
+		err := p.conn.Read(func(fd uintptr) bool {
+			var err error
+			n, err = unix.EpollWait(int(fd), events, 0) //nolint:gosec // a descriptor
+			return n > 0 || err != nil && err != unix.EINTR
+		})
+		if err != nil || n < 0 {
+			return
+		}
+		p.mu.Lock()
+		for _, ev := range events[:n] {
+			p.wakeLocked(int(ev.Fd), ev.Events)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// wakeLocked releases those who wait for any of the events and arms the
+// descriptor again for the others.
+func (p *Poller) wakeLocked(fd int, events uint32) {
+	waiters, ok := p.wait[fd]
+	if !ok {
+		return
+	}
+	rest := waiters[:0]
+	for _, w := range waiters {
+		if events&(w.events|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			close(w.ready)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	p.wait[fd] = rest
+	if len(rest) > 0 {
+		_ = p.armLocked(fd, unix.EPOLL_CTL_MOD)
+	}
+}
+
+func (p *Poller) armLocked(fd, op int) error {
+	ev := unix.EpollEvent{Events: unix.EPOLLONESHOT, Fd: int32(fd)} //nolint:gosec // a descriptor
+	for _, w := range p.wait[fd] {
+		ev.Events |= w.events
+	}
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.epfd, op, fd, &ev))
+}
+
+// Wait blocks until one of the events (EPOLLIN, EPOLLOUT, EPOLLRDHUP), a hangup
+// or an error is there, or one of the channels is closed. It consumes nothing,
+// and others may wait for the same descriptor at the same time.
+func (p *Poller) Wait(fd int, events uint32, stop, stopToo <-chan struct{}) error {
+	w := waiter{events: events, ready: make(chan struct{})}
+	p.mu.Lock()
+	_, known := p.wait[fd]
+	p.wait[fd] = append(p.wait[fd], w)
+	op := unix.EPOLL_CTL_MOD
+	if !known {
+		op = unix.EPOLL_CTL_ADD
+	}
+	if err := p.armLocked(fd, op); err != nil {
+		p.removeLocked(fd, w)
+		if !known {
+			delete(p.wait, fd)
+		}
+		p.mu.Unlock()
+		return err
+	}
+	p.mu.Unlock()
+	select {
+	case <-w.ready:
+		return nil
+	case <-stop:
+	case <-stopToo:
+	}
+	p.mu.Lock()
+	p.removeLocked(fd, w)
+	p.mu.Unlock()
+	return errStopped
+}
+
+func (p *Poller) removeLocked(fd int, w waiter) {
+	waiters := p.wait[fd]
+	for i := range waiters {
+		if waiters[i].ready == w.ready {
+			p.wait[fd] = append(waiters[:i], waiters[i+1:]...)
+			return
+		}
+	}
+}
+
+// Forget must be called before a descriptor is closed: the description may
+// live on in a process, and epoll would go on reporting it.
+func (p *Poller) Forget(fd int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.wait[fd]; !ok {
+		return
+	}
+	for _, w := range p.wait[fd] {
+		close(w.ready)
+	}
+	delete(p.wait, fd)
+	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
+}
