@@ -1,0 +1,39 @@
+package session
+
+import "time"
+
+// Config bounds what sessions use. Start from [DefaultConfig]: a zero is taken
+// as it stands.
+type Config struct {
+	// LogSize is what each direction of a pipe keeps, in bytes.
+	LogSize int64
+	// TailSize is what each output keeps for observers after acknowledgement.
+	TailSize int64
+	// MaxMessageSize is the largest message, in payload bytes.
+	MaxMessageSize uint64
+	// EndedFor and EndedMax bound for how long, and how many, ended sessions
+	// are kept.
+	EndedFor time.Duration
+	EndedMax int
+}
+
+// DefaultConfig returns what a daemon uses that was told nothing.
+//
+// The largest message is 1 GiB because every header that begins with an ASCII
+// letter announces more than that in the framing mp (0x41 << 24): a text that
+// strays into a message pipe is refused at once, not waited for.
+func DefaultConfig() Config {
+	return Config{LogSize: 4 << 20, TailSize: 64 << 10, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000}
+}
+
+// maxWriters is how many writer ids an endpoint remembers; the one that wrote
+// least recently is forgotten first.
+const maxWriters = 1024
+
+// reservedDescriptors stay free for connections, logs and the like when
+// sessions have taken all others.
+const reservedDescriptors = 256
+
+// perSession is what an ordinary session takes: input, output, errors of one
+// process, and its pidfd.
+const perSession = 4

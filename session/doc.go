@@ -1,0 +1,19 @@
+// Package session is what clients name, list and delete: sessions with their
+// pipes, and the processes that hold their ends. It knows nothing of gRPC.
+//
+// A [Registry] holds the sessions of one daemon. A [Session] has pipes; a pipe
+// has two [Endpoint]s, which the daemon holds until they are handed over to a
+// process or closed. Clients write through a [Writer] (one at a time, with a
+// sequence that makes repeats harmless) and read through a [Reader]: one
+// consumer, whose acknowledgements free what it has had, and any number of
+// observers. A cut connection closes neither the session nor a message: the next
+// consumer starts at the first message that was not acknowledged, and a writer
+// that returns under its id goes on where its sequence stands.
+//
+// A session has ended when its processes have exited and nothing can flow any
+// more. It is kept, with exits, finals and unread output, until it is deleted or
+// expires.
+//
+// All exported methods may be called concurrently, except those of Writer and
+// Reader, of which each belongs to one goroutine unless it says otherwise.
+package session

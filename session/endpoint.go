@@ -1,0 +1,225 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/pipe"
+)
+
+// An Endpoint is one end of a pipe of a session, with the roles that clients
+// have on it.
+type Endpoint struct {
+	session *Session
+	pipe    *Pipe
+	num     int
+	ep      *pipe.Endpoint
+	ids     []keeper.End
+
+	mu sync.Mutex
+	// handedTo is the process that was given the end instead of the daemon.
+	handedTo string
+	// heirs are the processes that were given copies.
+	heirs   []*Process
+	writer  *Writer // who writes now
+	reader  *Reader // who consumes now
+	records writerRecords
+}
+
+func newEndpoint(s *Session, p *Pipe, num int, ep *pipe.Endpoint) (*Endpoint, error) {
+	ids, err := identity(ep)
+	if err != nil {
+		return nil, err
+	}
+	return &Endpoint{session: s, pipe: p, num: num, ep: ep, ids: ids}, nil
+}
+
+// Ref returns the endpoint's full reference, SESSION/PIPE:END.
+func (e *Endpoint) Ref() string { return fmt.Sprintf("%s/%s:%d", e.session.name, e.pipe.name, e.num) }
+
+// Framing returns the framing of what comes out of the end (recv) or goes into
+// it.
+func (e *Endpoint) Framing(recv bool) pipe.Framing {
+	if recv == (e.num == 1) {
+		return e.pipe.out
+	}
+	return e.pipe.in
+}
+
+// usable returns ErrClosed, saying why, once the daemon has no copy of its own.
+func (e *Endpoint) usable() error {
+	if !e.ep.Closing() {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.handedTo != "" {
+		return fmt.Errorf("%w: %s was handed over to process %s", pipe.ErrClosed, e.Ref(), e.handedTo)
+	}
+	return fmt.Errorf("%w: %s", pipe.ErrClosed, e.Ref())
+}
+
+func (e *Endpoint) inbox() (*pipe.Inbox, error) {
+	in, err := e.ep.Inbox()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s cannot receive", err, e.Ref())
+	}
+	return in, e.usable()
+}
+
+func (e *Endpoint) outbox() (*pipe.Outbox, error) {
+	out, err := e.ep.Outbox()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s cannot send", err, e.Ref())
+	}
+	return out, e.usable()
+}
+
+// CloseOptions say how to close an endpoint.
+type CloseOptions struct {
+	// SendOnly closes only the sending direction.
+	SendOnly bool
+	// Discard drops what was accepted and not handed over.
+	Discard bool
+}
+
+// Close closes the daemon's copy of the end, or half of it, and releases
+// everyone who waits on it. It does not wait; see [Endpoint.WaitClosed]. It is
+// idempotent.
+func (e *Endpoint) Close(o CloseOptions) error {
+	if o.SendOnly {
+		if err := e.ep.CloseSend(o.Discard); err != nil {
+			return fmt.Errorf("%w: %s cannot send", err, e.Ref())
+		}
+		return nil
+	}
+	e.ep.Close(o.Discard)
+	return nil
+}
+
+// A Pending is what Close still has to hand over.
+type Pending struct{ Messages, Bytes uint64 }
+
+// WaitClosed waits until a Close has handed over what it had to and closed the
+// end, or the half of it. It calls report whenever what is left has changed. It
+// returns the last word about what was sent, nil where the end cannot send.
+func (e *Endpoint) WaitClosed(ctx context.Context, sendOnly bool, report func(Pending) error) (*pipe.End, error) {
+	done := e.ep.Closed()
+	out, err := e.ep.Outbox()
+	if err != nil {
+		select {
+		case <-done:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if sendOnly {
+		done = out.Flushed()
+	}
+	changed, stop := out.Watch()
+	defer stop()
+	for {
+		info := out.Info()
+		if info.QueuedBytes > 0 {
+			if err := report(Pending{info.QueuedMessages, info.QueuedBytes}); err != nil {
+				return nil, err
+			}
+		}
+		select {
+		case <-done:
+			return out.End(), nil
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Heirs returns the processes that were given the other end of the pipe.
+func (e *Endpoint) otherHeirs() []*Process {
+	other := e.pipe.ends[2-e.num]
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	return slices.Clone(other.heirs)
+}
+
+// WaitExits waits for the processes that were given the other end, and calls
+// report for each.
+func (e *Endpoint) WaitExits(ctx context.Context, report func(ProcessInfo) error) error {
+	for _, p := range e.otherHeirs() {
+		if err := p.Wait(ctx); err != nil {
+			return err
+		}
+		if err := report(p.Info()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// handOver closes the daemon's copy because p has its own.
+func (e *Endpoint) handOver(p *Process) {
+	e.mu.Lock()
+	e.handedTo = p.name
+	e.mu.Unlock()
+	e.ep.Close(true)
+}
+
+// inherited notes that p has a copy.
+func (e *Endpoint) inherited(p *Process) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.heirs = append(e.heirs, p)
+}
+
+// shared reports whether any process was ever given a copy.
+func (e *Endpoint) shared() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.heirs) > 0
+}
+
+// readyToInherit pushes what was accepted into the kernel and refuses where a
+// process would miss bytes that the daemon already read.
+func (e *Endpoint) readyToInherit(ctx context.Context) error {
+	if e.ep.Sealed() {
+		return fmt.Errorf("%w: %s was reserved for the daemon when its other end was handed over", ErrSealed, e.Ref())
+	}
+	if err := e.usable(); err != nil {
+		return err
+	}
+	if in, err := e.ep.Inbox(); err == nil {
+		if info := in.Info(); info.QueuedBytes > 0 {
+			return fmt.Errorf("%w: %s holds %d messages, %d bytes: receive and acknowledge them first",
+				ErrUnreadBuffered, e.Ref(), info.QueuedMessages, info.QueuedBytes)
+		}
+	}
+	if err := e.ep.Flush(ctx); err != nil && !errors.Is(err, pipe.ErrBrokenPipe) {
+		return fmt.Errorf("%w: the other end of %s does not read them", ErrUnsentBuffered, e.Ref())
+	}
+	return nil
+}
+
+// refuseShared refuses to read an end of which a process holds a copy, because
+// the two would tear messages apart.
+func (e *Endpoint) refuseShared(ctx context.Context) error {
+	if !e.shared() {
+		return nil
+	}
+	holders, err := e.session.reg.keeper.Holders(ctx, e.ids)
+	if err != nil {
+		return err
+	}
+	for _, h := range slices.Concat(holders...) {
+		if h.Pid != os.Getpid() {
+			return &BusyError{Err: ErrBusyReader, Client: fmt.Sprintf("pid %d (%s) holds a copy of %s", h.Pid, h.Command, e.Ref())}
+		}
+	}
+	return nil
+}

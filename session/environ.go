@@ -1,0 +1,86 @@
+package session
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// ownVariables are the daemon's own, by name or prefix: a process that sees
+// them could take itself for the daemon.
+var ownVariables = []string{
+	"NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "INVOCATION_ID=", "JOURNAL_STREAM=", "CREDENTIALS_DIRECTORY=",
+	"MAINPID=", "MANAGERPID=", "SYSTEMD_", "MEMORY_PRESSURE_", "PIPED_", "GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=",
+}
+
+// environment builds what a process gets; later entries win over earlier ones.
+func (s *ProcessSpec) environment() []string {
+	var env []string
+	switch s.Base {
+	case EnvironmentNone:
+	case EnvironmentMinimal:
+		for _, key := range []string{"PATH", "HOME", "USER", "LANG"} {
+			if v, ok := os.LookupEnv(key); ok {
+				env = append(env, key+"="+v)
+			}
+		}
+	case EnvironmentAll:
+		for _, kv := range os.Environ() {
+			if !slices.ContainsFunc(ownVariables, func(own string) bool { return strings.HasPrefix(kv, own) }) {
+				env = append(env, kv)
+			}
+		}
+	}
+	for _, kv := range s.Env {
+		env = set(env, kv)
+	}
+	return env
+}
+
+// set puts kv in the place of an earlier entry of the same key, or at the end.
+func set(env []string, kv string) []string {
+	key := kv[:strings.IndexByte(kv, '=')+1]
+	for i := range env {
+		if strings.HasPrefix(env[i], key) {
+			env[i] = kv
+			return env
+		}
+	}
+	return append(env, kv)
+}
+
+// lookup returns the value of key, or "".
+func lookup(env []string, key string) string {
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, key+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// announce tells a process which ends it has: PIPED_FDS=name:fd:framing,…
+// where the framing is that of what the process reads, then, if it differs, of
+// what it writes.
+func announce(env []string, given []givenEnd) []string {
+	if len(given) == 0 {
+		return env
+	}
+	parts := make([]string, len(given))
+	for i, g := range given {
+		framing := g.reads
+		if g.writes != g.reads {
+			framing = strings.Trim(g.reads+"/"+g.writes, "/")
+		}
+		parts[i] = fmt.Sprintf("%s:%d:%s", g.pipe, g.fd, framing)
+	}
+	return set(env, "PIPED_FDS="+strings.Join(parts, ","))
+}
+
+// A givenEnd is what PIPED_FDS says of one end.
+type givenEnd struct {
+	pipe          string
+	fd            int
+	reads, writes string
+}

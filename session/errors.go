@@ -1,0 +1,73 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/piped-dev/piped/pipe"
+)
+
+// What can be wrong with a request. Errors returned wrap one of these, one of
+// package pipe or one of package keeper.
+var (
+	// ErrArgument: the request makes no sense in itself.
+	ErrArgument = errors.New("invalid argument")
+	// ErrSessionNotFound, ErrPipeNotFound, ErrProcessNotFound: no such name.
+	ErrSessionNotFound = errors.New("no such session")
+	ErrPipeNotFound    = errors.New("no such pipe")
+	ErrProcessNotFound = errors.New("no such process")
+	// ErrSessionExists, ErrPipeExists, ErrProcessExists: the name is taken.
+	ErrSessionExists = errors.New("session exists")
+	ErrPipeExists    = errors.New("pipe exists")
+	ErrProcessExists = errors.New("process exists")
+	// ErrRequestReused: a request id came again with other content.
+	ErrRequestReused = errors.New("request id was used for another request")
+	// ErrActive: the session has not ended.
+	ErrActive = errors.New("session has not ended")
+	// ErrExited: the process has exited.
+	ErrExited = errors.New("process has exited")
+	// ErrBusyReader, ErrBusyWriter: somebody else reads or writes the end.
+	ErrBusyReader = errors.New("endpoint has a reader")
+	ErrBusyWriter = errors.New("endpoint has a writer")
+	// ErrFenced: a newer epoch of the same writer exists.
+	ErrFenced = errors.New("writer is fenced off by a newer epoch")
+	// ErrSuperseded: a newer stream of the same writer or consumer took over.
+	ErrSuperseded = errors.New("a newer stream took over")
+	// ErrSealed: no process can inherit the end.
+	ErrSealed = errors.New("endpoint is sealed")
+	// ErrUnreadBuffered: the daemon holds bytes of the end that a process
+	// would miss.
+	ErrUnreadBuffered = errors.New("endpoint holds unread messages")
+	// ErrUnsentBuffered: the kernel does not take what was accepted for the
+	// end.
+	ErrUnsentBuffered = errors.New("endpoint holds messages that are not handed over")
+	// ErrDescriptors: no descriptors are left for this.
+	ErrDescriptors = errors.New("descriptor limit")
+	// ErrShutdown: the daemon is ending.
+	ErrShutdown = errors.New("daemon is shutting down")
+)
+
+// A SequenceGapError refuses a message because messages before it are missing.
+type SequenceGapError struct{ Got, Expected pipe.Position }
+
+// Error says what was expected.
+func (e *SequenceGapError) Error() string {
+	return fmt.Sprintf("sequence gap: got message %v, expected %v", e.Got, e.Expected)
+}
+
+// A BusyError names who reads or writes an end. It is ErrBusyReader or
+// ErrBusyWriter.
+type BusyError struct {
+	Err    error
+	Client string // id of the reader or writer, or "pid N (command)"
+}
+
+// Error says who it is.
+func (e *BusyError) Error() string { return fmt.Sprintf("%v: %s", e.Err, e.Client) }
+
+// Unwrap returns the sentinel.
+func (e *BusyError) Unwrap() error { return e.Err }
+
+func argument(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrArgument}, args...)...)
+}

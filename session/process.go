@@ -1,0 +1,202 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/pipe"
+)
+
+// A Process is a child of a session.
+type Process struct {
+	name     string
+	spec     *ProcessSpec
+	started  time.Time
+	child    keeper.Process
+	inherits []Inherit // stdio included
+	// inputs are the daemon's ends whose other ends the process reads.
+	inputs []*Endpoint
+}
+
+// Name returns the process's name inside its session.
+func (p *Process) Name() string { return p.name }
+
+// Running reports whether it has not exited.
+func (p *Process) Running() bool {
+	select {
+	case <-p.child.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Wait waits until the process has exited, or returns the context's error.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.child.Done():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Signal sends a signal; ErrExited once the process has exited.
+func (p *Process) Signal(sig syscall.Signal) error {
+	err := p.child.Signal(sig)
+	if errors.Is(err, keeper.ErrExited) {
+		return fmt.Errorf("%w: %s", ErrExited, p.name)
+	}
+	return err
+}
+
+// launch is one start of a process in the making.
+type launch struct {
+	s     *Session
+	spec  *ProcessSpec
+	name  string
+	pipes map[string]*Pipe // all that the process may inherit from
+	made  []*Pipe          // made for this start: its stdio
+	files []keeper.File
+	given []givenEnd
+	ends  []*Endpoint // what Inherits names, in its order
+	proc  *Process
+}
+
+// stdio makes the pipes of the standard streams.
+func (l *launch) stdio(name func(string) string) error {
+	spec := l.spec
+	kind := pipe.Stdio
+	switch {
+	case spec.Stdin == StdioNull && spec.Stdout == StdioNull:
+		kind = 0
+	case spec.Stdin == StdioNull:
+		kind = pipe.StdoutOnly
+	case spec.Stdout == StdioNull:
+		kind = pipe.StdinOnly
+	}
+	if kind != 0 {
+		p, err := l.s.openPipe(name("stdio"), &spec.Stdio, kind, true)
+		if err != nil {
+			return err
+		}
+		l.made = append(l.made, p)
+		r, w := p.ends[1].ep.Descriptors()
+		if r >= 0 {
+			l.files = append(l.files, keeper.File{FD: 0, Source: r})
+			l.proc.inputs = append(l.proc.inputs, p.ends[0])
+		}
+		if w >= 0 {
+			l.files = append(l.files, keeper.File{FD: 1, Source: w})
+		}
+	}
+	if spec.Stderr == StdioPipe {
+		p, err := l.s.openPipe(name("stderr"), &spec.StderrPipe, pipe.OneWay, true)
+		if err != nil {
+			return err
+		}
+		l.made = append(l.made, p)
+		_, w := p.ends[1].ep.Descriptors()
+		l.files = append(l.files, keeper.File{FD: 2, Source: w})
+	}
+	return nil
+}
+
+// null gives /dev/null to standard streams that lead nowhere else.
+func (l *launch) null() {
+	taken := make(map[int]bool)
+	for _, f := range l.files {
+		taken[f.FD] = true
+	}
+	for fd := range 3 {
+		if !taken[fd] {
+			l.files = append(l.files, keeper.File{FD: fd, Source: -1})
+		}
+	}
+}
+
+// inherit collects the ends that the process gets.
+func (l *launch) inherit(ctx context.Context) error {
+	for _, in := range l.spec.Inherits {
+		p, ok := l.pipes[in.Pipe]
+		if !ok {
+			return fmt.Errorf("%w: %q in session %s", ErrPipeNotFound, in.Pipe, l.s.name)
+		}
+		e, err := p.end(in.End)
+		if err != nil {
+			return err
+		}
+		if err := e.readyToInherit(ctx); err != nil {
+			return err
+		}
+		r, w := e.ep.Descriptors()
+		l.ends = append(l.ends, e)
+		l.files = append(l.files, keeper.File{FD: in.FD, Source: max(r, w)})
+		g := givenEnd{pipe: p.name, fd: in.FD}
+		if r >= 0 {
+			g.reads = e.Framing(true).Name
+			if other := p.ends[2-e.num]; !other.ep.Closing() {
+				l.proc.inputs = append(l.proc.inputs, other)
+			}
+		}
+		if w >= 0 {
+			g.writes = e.Framing(false).Name
+		}
+		l.given = append(l.given, g)
+	}
+	return nil
+}
+
+// start starts the process and lets go of what it alone should hold.
+func (l *launch) start(ctx context.Context) error {
+	env := announce(l.spec.environment(), l.given)
+	dir := l.spec.Dir
+	if dir == "" {
+		dir = homeDirectory()
+	}
+	path, err := keeper.LookPath(l.spec.Args[0], lookup(env, "PATH"), dir)
+	if err != nil {
+		return err
+	}
+	l.null()
+	l.proc.started = time.Now()
+	child, err := l.s.reg.keeper.Start(ctx, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files})
+	if err != nil {
+		return descriptorError(err)
+	}
+	l.proc.child = child
+	for i, e := range l.ends {
+		e.inherited(l.proc)
+		if l.spec.Inherits[i].HandOver {
+			e.handOver(l.proc)
+		}
+	}
+	for _, p := range l.made {
+		p.ends[1].inherited(l.proc)
+		p.ends[1].handOver(l.proc)
+		<-p.ends[1].ep.Closed()
+	}
+	return nil
+}
+
+func homeDirectory() string {
+	if home, err := os.UserHomeDir(); err == nil {
+		if st, err := os.Stat(home); err == nil && st.IsDir() {
+			return home
+		}
+	}
+	return "/"
+}
+
+// descriptorError says in this package's words that descriptors have run out.
+func descriptorError(err error) error {
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, keeper.ErrDescriptors) {
+		return fmt.Errorf("%w: %w", ErrDescriptors, err)
+	}
+	return err
+}

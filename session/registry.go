@@ -1,0 +1,323 @@
+package session
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/pipe"
+)
+
+// A Registry holds the sessions of one daemon. Close ends them all.
+type Registry struct {
+	cfg    Config
+	keeper keeper.Keeper
+	poller *pipe.Poller
+	log    *slog.Logger
+	limit  uint64 // descriptors
+
+	requests requests
+	stop     context.CancelFunc
+	ctx      func() context.Context // ends with Close; for what goes on in the background
+	wg       sync.WaitGroup
+	swept    chan struct{} // cap 1: look for ended sessions now
+
+	mu     sync.Mutex
+	byName map[string]*Session
+	byUID  map[string]*Session
+	closed bool
+}
+
+// New makes an empty registry. The keeper stays the caller's. The error is the
+// kernel's, when it refuses an epoll descriptor.
+func New(cfg Config, k keeper.Keeper, log *slog.Logger) (*Registry, error) {
+	poller, err := pipe.NewPoller()
+	if err != nil {
+		return nil, err
+	}
+	var rlim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &rlim); err != nil {
+		return nil, errors.Join(err, poller.Close())
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	r := &Registry{cfg: cfg, keeper: k, poller: poller, log: log, limit: rlim.Cur, stop: stop,
+		ctx: func() context.Context { return ctx }, swept: make(chan struct{}, 1),
+		byName: make(map[string]*Session), byUID: make(map[string]*Session)}
+	r.background(r.sweep)
+	return r, nil
+}
+
+// background runs f, which Close joins; its context ends with Close. After that
+// nothing is run any more.
+func (r *Registry) background(f func(context.Context)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx().Err() == nil {
+		r.wg.Go(func() { f(r.ctx()) })
+	}
+}
+
+// Close ends all sessions: input and output are closed, processes get TERM and,
+// when ctx ends, KILL. Nothing can be created any more.
+func (r *Registry) Close(ctx context.Context) error {
+	r.mu.Lock()
+	r.closed = true
+	all := slices.Collect(maps.Values(r.byName))
+	r.mu.Unlock()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	for _, s := range all {
+		wg.Go(func() {
+			err := s.shutDown(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	wg.Wait()
+	r.mu.Lock()
+	r.stop()
+	r.mu.Unlock()
+	r.wg.Wait()
+	return errors.Join(append(errs, r.poller.Close())...)
+}
+
+// shutDown ends the session gently until ctx ends.
+func (s *Session) shutDown(ctx context.Context) error {
+	s.mu.Lock()
+	s.gone = true
+	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
+	s.mu.Unlock()
+	for _, p := range pipes {
+		p.close()
+	}
+	for _, p := range procs {
+		_ = p.Signal(termSignal) // it may have exited
+	}
+	for _, p := range procs {
+		if p.Wait(ctx) != nil {
+			break
+		}
+	}
+	return s.end(context.WithoutCancel(ctx))
+}
+
+// checkReserve refuses an endpoint whose descriptors lie in the reserve: the
+// kernel gives out the lowest free number, so everything below is taken.
+func (r *Registry) checkReserve(ep *pipe.Endpoint) error {
+	read, write := ep.Descriptors()
+	if n := max(read, write); uint64(n)+r.reserve() >= r.limit { //nolint:gosec // a descriptor
+		return fmt.Errorf("%w: %d descriptors are allowed, %d are kept free: end sessions, or raise the limit (LimitNOFILE=, ulimit -n)",
+			ErrDescriptors, r.limit, r.reserve())
+	}
+	return nil
+}
+
+func (r *Registry) reserve() uint64 { return min(reservedDescriptors, r.limit/4) }
+
+// MaxSessions estimates how many ordinary sessions the descriptor limit allows.
+func (r *Registry) MaxSessions() int {
+	return int((r.limit - r.reserve()) / perSession) //nolint:gosec // small
+}
+
+// Create creates a session, as a whole or not at all.
+func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	made, err := r.requests.once(ctx, spec.RequestID, spec, func() (any, error) {
+		s, err := r.reserveName(&spec)
+		if err != nil {
+			return nil, err
+		}
+		if err := s.build(ctx, &spec); err != nil {
+			r.remove(s)
+			return nil, err
+		}
+		r.log.Info("session created", "session", s.name, "uid", s.uid)
+		return s, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return made.(*Session), nil //nolint:errcheck,forcetypeassert // what the closure returned
+}
+
+// reserveName enters a new, empty session.
+func (r *Registry) reserveName(spec *Spec) (*Session, error) {
+	uid, err := uuid.NewV7()
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrShutdown
+	}
+	name := spec.Name
+	if name == "" {
+		base := "pipe"
+		if spec.Process != nil {
+			base = baseName(spec.Process.Args[0])
+		}
+		for name = randomName(base); r.byName[name] != nil; name = randomName(base) {
+		}
+	}
+	if r.byName[name] != nil {
+		return nil, fmt.Errorf("%w: %s", ErrSessionExists, name)
+	}
+	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(), request: spec.RequestID}
+	r.byName[name], r.byUID[s.uid] = s, s
+	return s, nil
+}
+
+// remove forgets a session.
+func (r *Registry) remove(s *Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byUID[s.uid] != s {
+		return
+	}
+	delete(r.byName, s.name)
+	delete(r.byUID, s.uid)
+	if s.request != "" {
+		r.requests.forget(s.request)
+	}
+}
+
+// Get returns a session by name or uid.
+func (r *Registry) Get(name string) (*Session, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.byName[name]; s != nil {
+		return s, nil
+	}
+	if s := r.byUID[name]; s != nil {
+		return s, nil
+	}
+	return nil, fmt.Errorf("%w: %q", ErrSessionNotFound, name)
+}
+
+// A Filter chooses sessions.
+type Filter struct {
+	Prefix string            // of the name
+	Labels map[string]string // all of them
+}
+
+// List returns the sessions that the filter chooses, oldest first.
+func (r *Registry) List(f Filter) []*Session {
+	r.mu.Lock()
+	all := slices.Collect(maps.Values(r.byName))
+	r.mu.Unlock()
+	all = slices.DeleteFunc(all, func(s *Session) bool {
+		if !strings.HasPrefix(s.name, f.Prefix) {
+			return true
+		}
+		for k, v := range f.Labels {
+			if got, ok := s.labels[k]; !ok || got != v {
+				return true
+			}
+		}
+		return false
+	})
+	// Version 7 ids sort by time.
+	slices.SortFunc(all, func(a, b *Session) int { return cmp.Compare(a.uid, b.uid) })
+	return all
+}
+
+// Delete removes a session that has ended, or with force any: its processes are
+// killed and its pipes closed. The context bounds the waiting for that.
+func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
+	s, err := r.Get(name)
+	if err != nil {
+		return err
+	}
+	if _, ended := s.Ended(); !ended && !force {
+		return fmt.Errorf("%w: %s", ErrActive, s.name)
+	}
+	r.remove(s)
+	err = s.end(ctx)
+	r.log.Info("session deleted", "session", s.name, "uid", s.uid, "error", err)
+	return err
+}
+
+// Counts returns how many sessions are active and how many have ended.
+func (r *Registry) Counts() (active, ended int) {
+	for _, s := range r.List(Filter{}) {
+		if _, over := s.Ended(); over {
+			ended++
+		} else {
+			active++
+		}
+	}
+	return active, ended
+}
+
+// watch logs the exit of a process and has a look whether its session has
+// ended.
+func (r *Registry) watch(s *Session, p *Process) {
+	r.log.Info("process started", "session", s.name, "process", p.name, "pid", p.child.Pid())
+	r.background(func(ctx context.Context) {
+		if p.Wait(ctx) != nil && p.Running() {
+			return
+		}
+		exit := p.child.Exit()
+		r.log.Info("process exited", "session", s.name, "process", p.name, "pid", p.child.Pid(), "code", exit.Code, "signal", int(exit.Signal))
+		select {
+		case r.swept <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// sweep removes sessions that have ended and expired, oldest end first.
+func (r *Registry) sweep(ctx context.Context) {
+	tick := time.NewTicker(min(max(r.cfg.EndedFor/8, 10*time.Millisecond), 15*time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-r.swept:
+		}
+		for _, s := range r.expired(time.Now()) {
+			r.remove(s)
+			err := s.end(ctx)
+			r.log.Info("session expired", "session", s.name, "uid", s.uid, "error", err)
+		}
+	}
+}
+
+func (r *Registry) expired(now time.Time) []*Session {
+	type over struct {
+		s     *Session
+		since time.Time
+	}
+	var ended []over
+	for _, s := range r.List(Filter{}) {
+		if since, ok := s.Ended(); ok {
+			ended = append(ended, over{s, since})
+		}
+	}
+	slices.SortFunc(ended, func(a, b over) int { return a.since.Compare(b.since) })
+	var gone []*Session
+	for i, o := range ended {
+		if now.Sub(o.since) >= r.cfg.EndedFor || len(ended)-i > r.cfg.EndedMax {
+			gone = append(gone, o.s)
+		}
+	}
+	return gone
+}

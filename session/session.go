@@ -1,0 +1,301 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/piped-dev/piped/pipe"
+)
+
+// A Session is a set of pipes and the processes that hold their ends.
+type Session struct {
+	reg     *Registry
+	name    string
+	uid     string
+	labels  map[string]string
+	created time.Time
+	request string // id of the request that created it
+
+	requests requests
+	// starting serialises changes of pipes and processes, which take a while.
+	starting sync.Mutex
+
+	mu    sync.Mutex
+	pipes []*Pipe
+	procs []*Process
+	ended time.Time // zero while it is active
+	gone  bool      // deleted
+}
+
+// Name returns the session's name.
+func (s *Session) Name() string { return s.name }
+
+// UID returns the session's globally unique id.
+func (s *Session) UID() string { return s.uid }
+
+// Endpoint returns an end of a pipe; the defaults are the first pipe ("") and
+// end 1 (0).
+func (s *Session) Endpoint(pipeName string, end int) (*Endpoint, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pipeName == "" {
+		if len(s.pipes) == 0 {
+			return nil, fmt.Errorf("%w: session %s has none", ErrPipeNotFound, s.name)
+		}
+		return s.pipes[0].end(end)
+	}
+	i := slices.IndexFunc(s.pipes, func(p *Pipe) bool { return p.name == pipeName })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: %q in session %s", ErrPipeNotFound, pipeName, s.name)
+	}
+	return s.pipes[i].end(end)
+}
+
+// Process returns a process; "" is the first.
+func (s *Session) Process(name string) (*Process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name == "" && len(s.procs) > 0 {
+		return s.procs[0], nil
+	}
+	i := slices.IndexFunc(s.procs, func(p *Process) bool { return p.name == name })
+	if i < 0 {
+		if name == "" {
+			return nil, fmt.Errorf("%w: session %s has none", ErrProcessNotFound, s.name)
+		}
+		return nil, fmt.Errorf("%w: %q in session %s", ErrProcessNotFound, name, s.name)
+	}
+	return s.procs[i], nil
+}
+
+func (s *Session) hasPipe(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.pipes, func(p *Pipe) bool { return p.name == name })
+}
+
+func (s *Session) hasProcess(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.procs, func(p *Process) bool { return p.name == name })
+}
+
+// CreatePipe adds a pipe of which the daemon holds both ends.
+func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpec) (*Pipe, error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	made, err := s.requests.once(ctx, requestID, spec, func() (any, error) {
+		s.starting.Lock()
+		defer s.starting.Unlock()
+		p, err := s.makePipe(&spec, false, s.hasPipe)
+		if err != nil {
+			return nil, err
+		}
+		return p, s.add([]*Pipe{p}, nil)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return made.(*Pipe), nil //nolint:errcheck,forcetypeassert // what the closure returned
+}
+
+func (s *Session) makePipe(spec *PipeSpec, sealed bool, taken func(string) bool) (*Pipe, error) {
+	name := spec.Name
+	if name == "" {
+		name = freeName("pipe", taken)
+	}
+	if taken(name) {
+		return nil, fmt.Errorf("%w: %q in session %s", ErrPipeExists, name, s.name)
+	}
+	kind := spec.Kind
+	if kind == 0 {
+		kind = pipe.Duplex
+	}
+	return s.openPipe(name, spec, kind, sealed)
+}
+
+// add makes pipes and a process part of the session; if the session was deleted
+// meanwhile they are ended and the error is ErrSessionNotFound.
+func (s *Session) add(pipes []*Pipe, proc *Process) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		for _, p := range pipes {
+			p.close()
+		}
+		if proc != nil {
+			_ = proc.child.Signal(killSignal)
+		}
+		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+	}
+	s.pipes = append(s.pipes, pipes...)
+	if proc != nil {
+		s.procs = append(s.procs, proc)
+		s.reg.watch(s, proc)
+	}
+	s.ended = time.Time{}
+	return nil
+}
+
+// StartProcess starts one more process.
+func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process, error) {
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
+	made, err := s.requests.once(ctx, spec.RequestID, spec, func() (any, error) {
+		s.starting.Lock()
+		defer s.starting.Unlock()
+		l := s.launch(&spec, nil)
+		err := l.run(ctx)
+		if err == nil {
+			err = s.add(l.made, l.proc)
+		}
+		return l.proc, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return made.(*Process), nil //nolint:errcheck,forcetypeassert // what the closure returned
+}
+
+// launch prepares a start; fresh are pipes made in the same request.
+func (s *Session) launch(spec *ProcessSpec, fresh []*Pipe) *launch {
+	l := &launch{s: s, spec: spec, name: spec.Name, pipes: make(map[string]*Pipe)}
+	if l.name == "" {
+		l.name = freeName(baseName(spec.Args[0]), s.hasProcess)
+	}
+	s.mu.Lock()
+	for _, p := range slices.Concat(s.pipes, fresh) {
+		l.pipes[p.name] = p
+	}
+	s.mu.Unlock()
+	l.proc = &Process{name: l.name, spec: spec, inherits: spec.Inherits}
+	return l
+}
+
+// run starts the process, or leaves nothing behind.
+func (l *launch) run(ctx context.Context) error {
+	if l.s.hasProcess(l.name) {
+		return fmt.Errorf("%w: %q in session %s", ErrProcessExists, l.name, l.s.name)
+	}
+	err := l.stdio(func(name string) string {
+		if _, ok := l.pipes[name]; ok {
+			return l.name + "." + name
+		}
+		return name
+	})
+	if err == nil {
+		err = l.inherit(ctx)
+	}
+	if err == nil {
+		err = l.start(ctx)
+	}
+	if err != nil {
+		for _, p := range l.made {
+			p.close()
+		}
+	}
+	return err
+}
+
+// build makes the pipes and the first process of a new session, or nothing.
+func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
+	var pipes []*Pipe
+	defer func() {
+		if err != nil {
+			for _, p := range pipes {
+				p.close()
+			}
+		}
+	}()
+	taken := func(name string) bool {
+		return slices.ContainsFunc(pipes, func(p *Pipe) bool { return p.name == name })
+	}
+	for i := range spec.Pipes {
+		p, err := s.makePipe(&spec.Pipes[i], spec.sealed(&spec.Pipes[i]), taken)
+		if err != nil {
+			return err
+		}
+		pipes = append(pipes, p)
+	}
+	if spec.Process == nil {
+		return s.add(pipes, nil)
+	}
+	l := s.launch(spec.Process, pipes)
+	if err := l.run(ctx); err != nil {
+		return err
+	}
+	return s.add(append(l.made, pipes...), l.proc)
+}
+
+// sealed reports whether end 1 of a pipe can be the daemon's for ever: its end
+// 2 is handed over at birth, and nobody gets end 1.
+func (s *Spec) sealed(p *PipeSpec) bool {
+	if s.Process == nil || p.Name == "" {
+		return false
+	}
+	handedOver := false
+	for _, in := range s.Process.Inherits {
+		if in.Pipe == p.Name {
+			if in.End == 1 || !in.HandOver {
+				return false
+			}
+			handedOver = true
+		}
+	}
+	return handedOver
+}
+
+// Ended reports whether all processes have exited and nothing can flow any
+// more, and since when.
+func (s *Session) Ended() (since time.Time, ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.procs {
+		if p.Running() {
+			return time.Time{}, false
+		}
+	}
+	for _, p := range s.pipes {
+		if !p.over() {
+			s.ended = time.Time{}
+			return time.Time{}, false
+		}
+	}
+	if s.ended.IsZero() {
+		s.ended = time.Now()
+	}
+	return s.ended, true
+}
+
+// end kills what runs, closes what is open, and waits for both; the context
+// bounds the waiting.
+func (s *Session) end(ctx context.Context) error {
+	s.mu.Lock()
+	s.gone = true
+	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
+	s.mu.Unlock()
+	var errs []error
+	for _, p := range procs {
+		if err := p.Signal(killSignal); err != nil && !errors.Is(err, ErrExited) {
+			errs = append(errs, err)
+		}
+	}
+	for _, p := range pipes {
+		p.close()
+	}
+	for _, p := range procs {
+		if err := p.Wait(ctx); err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+	}
+	for _, p := range pipes {
+		p.wait()
+	}
+	return errors.Join(errs...)
+}
