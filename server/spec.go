@@ -1,0 +1,137 @@
+package server
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/piped-dev/piped/pipe"
+	"github.com/piped-dev/piped/session"
+)
+
+// This file reads requests: messages of the contract into the words of session.
+
+func argument(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{session.ErrArgument}, args...)...)
+}
+
+func toPipeSpec(p *pipedv1.PipeSpec) (session.PipeSpec, error) {
+	spec := session.PipeSpec{Name: p.GetName(), LogSize: p.GetLog().GetSize()}
+	switch p.GetKind() {
+	case pipedv1.Pipe_KIND_UNSPECIFIED, pipedv1.Pipe_KIND_DUPLEX:
+		spec.Kind = pipe.Duplex
+	case pipedv1.Pipe_KIND_ONE_WAY:
+		spec.Kind = pipe.OneWay
+	default:
+		return spec, argument("pipe kind %v: want KIND_DUPLEX or KIND_ONE_WAY", p.GetKind())
+	}
+	switch p.GetLog().GetOverflow() {
+	case pipedv1.LogSpec_OVERFLOW_UNSPECIFIED, pipedv1.LogSpec_OVERFLOW_BLOCK:
+	case pipedv1.LogSpec_OVERFLOW_DROP_OLDEST:
+		spec.Overflow = pipe.DropOldest
+	default:
+		return spec, argument("overflow %v", p.GetLog().GetOverflow())
+	}
+	in, out := p.GetFramingIn(), p.GetFramingOut()
+	if out == nil {
+		out = in
+	}
+	var err error
+	if spec.In, err = toFraming(in); err == nil {
+		spec.Out, err = toFraming(out)
+	}
+	return spec, err
+}
+
+func toFraming(f *pipedv1.Framing) (pipe.Framing, error) {
+	framing := pipe.Framing{Name: f.GetName(), MaxMessage: f.GetMaxMessageSize()}
+	switch f.GetCarriageReturn() {
+	case pipedv1.CarriageReturn_CARRIAGE_RETURN_UNSPECIFIED, pipedv1.CarriageReturn_CARRIAGE_RETURN_KEEP:
+	case pipedv1.CarriageReturn_CARRIAGE_RETURN_STRIP:
+		framing.StripCR = true
+	default:
+		return framing, argument("carriage return %v", f.GetCarriageReturn())
+	}
+	return framing, framing.Check()
+}
+
+func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
+	spec := &session.ProcessSpec{Name: p.GetName(), Args: p.GetArgs(), Env: p.GetEnv(), Dir: p.GetDir()}
+	switch p.GetEnvironmentBase() {
+	case pipedv1.EnvironmentBase_ENVIRONMENT_BASE_UNSPECIFIED, pipedv1.EnvironmentBase_ENVIRONMENT_BASE_MINIMAL:
+	case pipedv1.EnvironmentBase_ENVIRONMENT_BASE_NONE:
+		spec.Base = session.EnvironmentNone
+	case pipedv1.EnvironmentBase_ENVIRONMENT_BASE_ALL:
+		spec.Base = session.EnvironmentAll
+	default:
+		return nil, argument("environment base %v", p.GetEnvironmentBase())
+	}
+	for _, m := range []struct {
+		to   *session.StdioMode
+		from pipedv1.StdioMode
+	}{{&spec.Stdin, p.GetStdin()}, {&spec.Stdout, p.GetStdout()}, {&spec.Stderr, p.GetStderr()}} {
+		switch m.from {
+		case pipedv1.StdioMode_STDIO_MODE_UNSPECIFIED, pipedv1.StdioMode_STDIO_MODE_PIPE:
+		case pipedv1.StdioMode_STDIO_MODE_NULL:
+			*m.to = session.StdioNull
+		default:
+			return nil, argument("stdio mode %v", m.from)
+		}
+	}
+	for _, in := range p.GetInherits() {
+		spec.Inherits = append(spec.Inherits, session.Inherit{
+			Pipe: in.GetPipe(), End: int(in.GetEnd()), FD: int(in.GetFd()), HandOver: in.GetHandOver()})
+	}
+	var err error
+	if spec.Stdio, err = toPipeSpec(p.GetStdioPipe()); err != nil {
+		return nil, err
+	}
+	spec.StderrPipe, err = toPipeSpec(p.GetStderrPipe())
+	if p.GetStderrPipe().GetLog().GetOverflow() == pipedv1.LogSpec_OVERFLOW_UNSPECIFIED {
+		// Errors that nobody reads must not stop the process.
+		spec.StderrPipe.Overflow = pipe.DropOldest
+	}
+	return spec, err
+}
+
+func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {
+	spec := session.Spec{RequestID: req.GetRequestId(), Name: req.GetName(), Labels: req.GetLabels()}
+	for _, p := range req.GetPipes() {
+		ps, err := toPipeSpec(p)
+		if err != nil {
+			return spec, err
+		}
+		spec.Pipes = append(spec.Pipes, ps)
+	}
+	if req.GetProcess() == nil {
+		return spec, nil
+	}
+	var err error
+	spec.Process, err = toProcessSpec(req.GetProcess())
+	return spec, err
+}
+
+// toPosition reads a position; the only incarnation there is has number 1.
+func toPosition(p *pipedv1.Position) (pipe.Position, error) {
+	if p.GetIncarnation() > 1 {
+		return pipe.Position{}, argument("incarnation %d: the pipe is in incarnation 1", p.GetIncarnation())
+	}
+	return pipe.Position{Message: p.GetMessage(), Offset: p.GetOffset()}, nil
+}
+
+// toDuration reads a duration in [0, a year], or returns def when there is none.
+func toDuration(what string, d *durationpb.Duration, def time.Duration) (time.Duration, error) {
+	if d == nil {
+		return def, nil
+	}
+	if err := d.CheckValid(); err != nil {
+		return 0, argument("%s: %v", what, err)
+	}
+	v := d.AsDuration()
+	if v < 0 || v > 366*24*time.Hour {
+		return 0, argument("%s %v: want 0 to a year", what, v)
+	}
+	return v, nil
+}
