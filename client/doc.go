@@ -1,0 +1,43 @@
+// Package client speaks to piped, the daemon that owns child processes and the
+// message pipes to them.
+//
+// # Addresses
+//
+// [Dial] takes unix:///PATH. [FindAddress] looks where pipectl looks: an explicit
+// address, PIPED_ADDR, the user's own daemon, the machine's daemon. There is no
+// TLS yet; a daemon of another machine is reached by forwarding its socket with
+// ssh -L.
+//
+// # Sessions
+//
+// A session is a set of pipes and the processes that hold their ends. [Client]
+// creates, starts, inspects, signals, waits for and deletes them. A lost
+// connection changes nothing about them.
+//
+// # Messages
+//
+// [Client.Endpoint] names one end of a pipe. A [Writer] sends messages into it
+// and a [Reader] receives them from it; both keep message boundaries, and both
+// are streams that may carry millions of messages. Small messages that are sent
+// while the stream is busy travel together. Messages above the daemon's part size
+// (1 MiB) travel in parts, so that none has to fit into memory anywhere:
+// [Writer.SendReader] and [Reader.NextPart].
+//
+// # What is certain
+//
+// [Writer.Flush] and [Writer.Close] return when the daemon has everything that
+// was sent. A Writer with an ID may be opened again after a cut:
+// [Writer.Next] says where to go on, and what is sent twice under one number is
+// written once.
+//
+// What a Reader received belongs to it only when it says so with [Reader.Ack];
+// until then the daemon keeps it, and gives it to the next consumer.
+// [Reader.Close] returns when the last acknowledgement is certain. io.EOF from
+// [Reader.Next] means that everything up to the true end of the direction was
+// received, in order and once; when something is missing, the error says what.
+//
+// # Errors
+//
+// Errors of the daemon are *[Error] with a [Reason], and
+// errors.Is(err, client.ErrSessionNotFound) and its like find them.
+package client

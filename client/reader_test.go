@@ -1,0 +1,252 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+)
+
+func TestUnacknowledgedMessagesGoToTheNextReader(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	send(t, one, "a", "b", "c")
+	r := newReader(t, two, client.ReaderOptions{})
+	var last client.Message
+	for _, want := range []string{"a", "b"} {
+		m, err := r.Next(t.Context())
+		if err != nil || string(m.Data) != want {
+			t.Fatalf("got %q, %v; want %q", m.Data, err, want)
+		}
+		if want == "a" {
+			last = m
+		}
+	}
+	if err := r.Ack(last.After); err != nil {
+		t.Fatal(err)
+	}
+	closeAll(t, r)
+	if got := receive(t, two, 2); got != "b c" {
+		t.Errorf("the next reader got %q, want b c", got)
+	}
+}
+
+func TestAcknowledgementIsCertainAfterClose(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	const n = 200
+	for i := range n {
+		send(t, one, fmt.Sprint(i))
+	}
+	for i := range n {
+		if got := receive(t, two, 1); got != fmt.Sprint(i) {
+			t.Fatalf("got %s, want %d", got, i)
+		}
+	}
+}
+
+func TestCutReaderLosesNothing(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	send(t, one, "a", "b")
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := two.NewReader(ctx, client.ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := r.Next(t.Context()); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want Canceled", err)
+	}
+	_ = r.Close(t.Context())
+	// The daemon may still be about to see the cut.
+	var again *client.Reader
+	if err := until(t.Context(), func() bool {
+		again, err = two.NewReader(t.Context(), client.ReaderOptions{})
+		return !errors.Is(err, client.ErrBusyReader)
+	}); err != nil || again == nil {
+		t.Fatal(err)
+	}
+	if m, err := again.Next(t.Context()); err != nil || string(m.Data) != "a" {
+		t.Errorf("got %q, %v; want a", m.Data, err)
+	}
+	closeAll(t, again)
+}
+
+func TestNextIsReleasedByItsContextAndGoesOn(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	r := newReader(t, two, client.ReaderOptions{})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := r.Next(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want DeadlineExceeded", err)
+	}
+	send(t, one, "late")
+	if m, err := r.Next(t.Context()); err != nil || string(m.Data) != "late" {
+		t.Errorf("got %q, %v; want late", m.Data, err)
+	}
+	closeAll(t, r)
+	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrClosed) {
+		t.Errorf("after Close: got %v, want ErrClosed", err)
+	}
+}
+
+func TestEveryReaderGetsTheEndOnceAndInFull(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	send(t, one, "a", "b")
+	if _, err := one.Close(t.Context(), client.CloseOptions{Wait: true}); err != nil {
+		t.Fatal(err)
+	}
+	observer := newReader(t, two, client.ReaderOptions{Observe: true})
+	consumer := newReader(t, two, client.ReaderOptions{})
+	for name, r := range map[string]*client.Reader{"observer": observer, "consumer": consumer} {
+		for range 2 {
+			m, err := r.Next(t.Context())
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if err := r.Ack(m.After); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) {
+				t.Errorf("%s: got %v, want EOF", name, err)
+			}
+		}
+		end := r.End()
+		if end.GetCause() != pipedv1.EndCause_END_CAUSE_CLOSED || end.GetPosition().GetMessage() != 3 || end.GetBytes() != 4 {
+			t.Errorf("%s: the end is %v", name, end)
+		}
+		closeAll(t, r)
+	}
+	late := newReader(t, two, client.ReaderOptions{})
+	if _, err := late.Next(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("a late reader: got %v, want EOF", err)
+	}
+	closeAll(t, late)
+}
+
+func TestLineWithoutNewlineIsPartialAndTheEndIsWhole(t *testing.T) {
+	c := dial(t)
+	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Args: []string{"printf", `one\ntwo`}}})
+	r := newReader(t, c.Endpoint(client.Ref{Session: session}), client.ReaderOptions{})
+	for _, want := range []struct {
+		text    string
+		partial bool
+	}{{"one", false}, {"two", true}} {
+		m, err := r.Next(t.Context())
+		if err != nil || string(m.Data) != want.text || m.Partial != want.partial {
+			t.Errorf("got %q, partial %v, %v; want %v", m.Data, m.Partial, err, want)
+		}
+	}
+	if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want EOF", err)
+	}
+	closeAll(t, r)
+}
+
+func TestTruncatedFrameIsDeliveredMarked(t *testing.T) {
+	c := dial(t)
+	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{
+		Args:      []string{"printf", `\0\0\0\2ok\0\0\0\11cut`},
+		StdioPipe: &pipedv1.PipeSpec{FramingOut: &pipedv1.Framing{Name: "mp"}},
+	}})
+	r := newReader(t, c.Endpoint(client.Ref{Session: session}), client.ReaderOptions{})
+	if m, err := r.Next(t.Context()); err != nil || string(m.Data) != "ok" || m.Truncated {
+		t.Errorf("got %q, truncated %v, %v", m.Data, m.Truncated, err)
+	}
+	if m, err := r.Next(t.Context()); err != nil || string(m.Data) != "cut" || !m.Truncated {
+		t.Errorf("got %q, truncated %v, %v", m.Data, m.Truncated, err)
+	}
+	if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) || r.End().GetCause() != pipedv1.EndCause_END_CAUSE_TRUNCATED {
+		t.Errorf("got %v, end %v", err, r.End())
+	}
+	closeAll(t, r)
+}
+
+func TestMessageAboveTheJoinLimitComesInPieces(t *testing.T) {
+	one, two := newPipe(t, dial(t), "mp")
+	msg := bytes.Repeat([]byte("x"), 3<<20+5)
+	sent := make(chan error, 1)
+	go func() { sent <- one.Send(t.Context(), msg) }()
+	r := newReader(t, two, client.ReaderOptions{MaxMessageSize: 2 << 20})
+	first, err := r.Next(t.Context())
+	if err != nil || len(first.Data) != 2<<20 || !first.More {
+		t.Fatalf("got %d bytes, more %v, %v", len(first.Data), first.More, err)
+	}
+	rest, err := r.Next(t.Context())
+	if err != nil || rest.More || rest.Position.Offset != 2<<20 || !bytes.Equal(append(first.Data, rest.Data...), msg) {
+		t.Errorf("got %d bytes at %v, more %v, %v", len(rest.Data), rest.Position, rest.More, err)
+	}
+	if err := <-sent; err != nil {
+		t.Error(err)
+	}
+	closeAll(t, r)
+}
+
+func TestTooLongMessageIsRefusedAndStays(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	send(t, one, "far too long")
+	r := newReader(t, two, client.ReaderOptions{RefuseLonger: 3})
+	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrMessageTooLong) {
+		t.Errorf("got %v, want ErrMessageTooLong", err)
+	}
+	if err := r.Close(t.Context()); !errors.Is(err, client.ErrMessageTooLong) {
+		t.Errorf("Close: got %v, want ErrMessageTooLong", err)
+	}
+	if got := receive(t, two, 1); got != "far too long" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestSecondConsumerIsRefusedUnlessItIsTheSame(t *testing.T) {
+	_, two := newPipe(t, dial(t), "line")
+	r := newReader(t, two, client.ReaderOptions{ConsumerID: "me"})
+	if _, err := two.NewReader(t.Context(), client.ReaderOptions{}); !errors.Is(err, client.ErrBusyReader) {
+		t.Errorf("got %v, want ErrBusyReader", err)
+	}
+	again := newReader(t, two, client.ReaderOptions{ConsumerID: "me"})
+	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrSuperseded) {
+		t.Errorf("the older one: got %v, want ErrSuperseded", err)
+	}
+	_ = r.Close(t.Context())
+	closeAll(t, again)
+}
+
+func TestStopAtNowEndsWithoutTheEnd(t *testing.T) {
+	one, two := newPipe(t, dial(t), "line")
+	send(t, one, "a")
+	if _, err := two.Poll(t.Context(), client.Forever); err != nil {
+		t.Fatal(err)
+	}
+	consumer := newReader(t, two, client.ReaderOptions{})
+	if _, err := consumer.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := newReader(t, two, client.ReaderOptions{Observe: true, StopAtNow: true})
+	if m, err := r.Next(t.Context()); err != nil || string(m.Data) != "a" {
+		t.Errorf("got %q, %v", m.Data, err)
+	}
+	if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) || r.End() != nil {
+		t.Errorf("got %v, end %v; want EOF without an end", err, r.End())
+	}
+	closeAll(t, r, consumer)
+}
+
+func send(t *testing.T, e *client.Endpoint, msgs ...string) {
+	t.Helper()
+	w := newWriter(t, e, client.WriterOptions{})
+	for _, msg := range msgs {
+		if err := w.Send(t.Context(), []byte(msg)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeAll(t, w)
+}

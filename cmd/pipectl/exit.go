@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/piped-dev/piped/client"
+	"github.com/spf13/cobra"
+)
+
+// exitCode is what pipectl exits with.
+type exitCode int
+
+const (
+	exitOK            exitCode = 0
+	exitError         exitCode = 1
+	exitUsage         exitCode = 2
+	exitEnded         exitCode = 3
+	exitTimeout       exitCode = 124
+	exitFailed        exitCode = 125
+	exitNotExecutable exitCode = 126
+	exitNotFound      exitCode = 127
+)
+
+// A codedError is an exit code and, unless it is only a program's own code, an
+// error to be told.
+type codedError struct {
+	code exitCode
+	err  error
+}
+
+func (e *codedError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *codedError) Unwrap() error { return e.err }
+
+// usageError says that the command line is wrong, and what would be right.
+func usageError(format string, args ...any) error {
+	return &codedError{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// errTimeout is what a --timeout that ran out returns.
+var errTimeout = &codedError{code: exitTimeout, err: errors.New("timeout")}
+
+// hints say the next step after an error, by its reason.
+var hints = map[client.Reason]string{
+	client.ErrSessionNotFound:      "pipectl ls shows the sessions",
+	client.ErrPipeNotFound:         "pipectl inspect NAME shows the pipes of a session",
+	client.ErrEndpointNotFound:     "the end of a reference is 1 or 2, as in NAME/PIPE:2",
+	client.ErrProcessNotFound:      "pipectl inspect NAME shows the processes of a session",
+	client.ErrSessionExists:        "pipectl rm NAME removes an ended session, rm --force any",
+	client.ErrPipeExists:           "choose another name with --pipe",
+	client.ErrProcessExists:        "choose another name with --as",
+	client.ErrBusyReader:           "one consumer at a time: pipectl tail looks without consuming, pipectl inspect names the other client",
+	client.ErrBusyWriter:           "one writer at a time: pipectl inspect names the other client",
+	client.ErrUnreadBuffered:       "receive what is there first: pipectl recv",
+	client.ErrEndpointClosed:       "pipectl inspect NAME shows which ends are open",
+	client.ErrWrongDirection:       "this end only sends or only receives: pipectl inspect NAME shows the kind of the pipe",
+	client.ErrSessionActive:        "end it first with pipectl stop, or remove it with rm --force",
+	client.ErrProcessExited:        "pipectl wait NAME shows how it ended",
+	client.ErrProgramNotFound:      "give the path of the program, or its folder with --env PATH=FOLDER",
+	client.ErrProgramNotExecutable: "chmod +x makes a file executable; a script needs a first line with its interpreter",
+	client.ErrDescriptorLimit:      "remove sessions with pipectl rm, or start piped with a higher limit of open files (ulimit -n)",
+	client.ErrUnfinishedMessage:    "part of a message was sent: go on with it through the API, or pipectl close the endpoint",
+	client.ErrBrokenPipe:           "nobody reads the other end any more: pipectl inspect NAME shows how it ended",
+	client.ErrEndpointSealed:       "its other end was handed over to a process; make a pipe of its own with pipectl pipe",
+}
+
+// hint returns the next step after an error, or nothing.
+func hint(err error) string {
+	if reason, ok := errors.AsType[client.Reason](err); ok {
+		return hints[reason]
+	}
+	switch {
+	case errors.Is(err, client.ErrNotTrusted):
+		return "remove that directory if it is yours, or name another socket with --addr"
+	case isNoServer(err):
+		return "start one with piped, or let pipectl --spawn start it; --addr or " + client.AddressVariable + " names its socket"
+	default:
+		return ""
+	}
+}
+
+func isNoServer(err error) bool {
+	_, ok := errors.AsType[*client.NoServerError](err)
+	return ok
+}
+
+// report tells an error and returns the exit code.
+func (f *factory) report(cmd *cobra.Command, err error) exitCode {
+	if err == nil {
+		return exitOK
+	}
+	code := f.code(cmd, err)
+	coded, ok := errors.AsType[*codedError](err)
+	if ok && coded.err == nil {
+		return code
+	}
+	f.tell("error", err.Error())
+	switch text := hint(err); {
+	case text != "":
+		f.tell("hint", text)
+	case code == exitUsage, !f.ran:
+		f.tell("hint", cmd.CommandPath()+" --help")
+	}
+	return code
+}
+
+// code returns the exit code of an error. What run itself fails at is told apart
+// from what its program exits with, as timeout and env do.
+func (f *factory) code(cmd *cobra.Command, err error) exitCode {
+	coded, isCoded := errors.AsType[*codedError](err)
+	isRun := cmd.Name() == "run"
+	switch {
+	case isCoded && (coded.code != exitUsage || !isRun):
+		return coded.code
+	case isRun && errors.Is(err, client.ErrProgramNotFound):
+		return exitNotFound
+	case isRun && errors.Is(err, client.ErrProgramNotExecutable):
+		return exitNotExecutable
+	case isRun:
+		return exitFailed
+	case !f.ran:
+		return exitUsage
+	case errors.Is(err, context.DeadlineExceeded):
+		return exitTimeout
+	default:
+		return exitError
+	}
+}
+
+// tell writes one line to stderr: everything but data.
+func (f *factory) tell(kind, text string) {
+	text = strings.ReplaceAll(strings.TrimSpace(text), "\n", ": ")
+	_, _ = fmt.Fprintf(f.errOut, "pipectl: %s: %s\n", kind, text)
+}

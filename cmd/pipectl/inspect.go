@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/spf13/cobra"
+)
+
+func newInspectCmd(f *factory) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "inspect NAME",
+		Short: "Show everything about a session",
+		Long: `Show a session: its processes, its pipes, and of each end whether it is open, who
+holds a copy of it, what went through it each way, what waits, and since when it is
+stuck.`,
+		Example: `  pipectl inspect calc
+  pipectl inspect calc -o json | jq '.processes[].pid'`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: f.completeSessions,
+	}
+	out := outputFlag(cmd)
+	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
+		name, err := parseName(args[0])
+		if err != nil {
+			return err
+		}
+		session, err := c.Get(ctx, name)
+		if err != nil {
+			return err
+		}
+		if *out == outputJSON {
+			return printProto(f.out, session)
+		}
+		_, err = io.WriteString(f.out, sessionText(session))
+		return err
+	})
+	return cmd
+}
+
+func sessionText(s *pipedv1.Session) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "session %s: %s, uid %s, created %s\n", s.GetName(), enumText(s.GetState().String()),
+		s.GetUid(), s.GetCreateTime().AsTime().Format(time.RFC3339))
+	if s.GetExpireTime() != nil {
+		fmt.Fprintf(&b, "  ended %s, is kept until %s\n", s.GetEndTime().AsTime().Format(time.RFC3339), s.GetExpireTime().AsTime().Format(time.RFC3339))
+	}
+	for key, value := range s.GetLabels() {
+		fmt.Fprintf(&b, "  label %s=%s\n", key, value)
+	}
+	for _, p := range s.GetProcesses() {
+		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitText(p), p.GetPid(), commandText(p.GetArgs()))
+		for _, i := range p.GetInherits() {
+			fmt.Fprintf(&b, "  was given %s:%d as descriptor %d\n", i.GetPipe(), i.GetEnd(), i.GetFd())
+		}
+	}
+	for _, p := range s.GetPipes() {
+		writePipe(&b, p)
+	}
+	return b.String()
+}
+
+func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
+	framing := p.GetFramingIn().GetName()
+	if out := p.GetFramingOut().GetName(); out != framing {
+		framing += " in, " + out + " out"
+	}
+	fmt.Fprintf(b, "pipe %s: %s, %s\n", p.GetName(), enumText(p.GetKind().String()), framing)
+	for _, e := range p.GetEndpoints() {
+		fmt.Fprintf(b, "  end %d: %s", e.GetEnd(), enumText(e.GetState().String()))
+		if e.GetShared() {
+			b.WriteString(", shared with a process")
+		}
+		b.WriteByte('\n')
+		for _, h := range e.GetHolders() {
+			fmt.Fprintf(b, "    held by %s\n", holderText(h))
+		}
+		writeFlow(b, "sent", e.GetOutbox())
+		writeFlow(b, "received", e.GetInbox())
+	}
+}
+
+func holderText(h *pipedv1.Holder) string {
+	text := fmt.Sprintf("pid %d: %s", h.GetPid(), shorten(h.GetCommand(), 60))
+	if h.GetDaemon() {
+		text = fmt.Sprintf("the daemon, pid %d", h.GetPid())
+	}
+	if len(h.GetFds()) > 0 {
+		text += ", descriptors " + strings.Trim(fmt.Sprint(h.GetFds()), "[]")
+	}
+	return text
+}
+
+func writeFlow(b *strings.Builder, what string, flow *pipedv1.Flow) {
+	if flow == nil {
+		return
+	}
+	fmt.Fprintf(b, "    %s %d messages, %d bytes", what, flow.GetMessages(), flow.GetBytes())
+	if flow.GetQueuedBytes() > 0 || flow.GetQueuedMessages() > 0 {
+		fmt.Fprintf(b, "; waiting: %d messages, %d bytes", flow.GetQueuedMessages(), flow.GetQueuedBytes())
+	}
+	if flow.GetDroppedBytes() > 0 || flow.GetDroppedMessages() > 0 {
+		fmt.Fprintf(b, "; dropped: %d messages, %d bytes", flow.GetDroppedMessages(), flow.GetDroppedBytes())
+	}
+	if since := flow.GetBlockedSince(); since != nil {
+		fmt.Fprintf(b, "; blocked for %v", max(time.Since(since.AsTime()), 0).Truncate(time.Millisecond))
+	}
+	if flow.GetClient() != "" {
+		fmt.Fprintf(b, "; client %s", flow.GetClient())
+	}
+	if flow.GetEnd() != nil {
+		fmt.Fprintf(b, "; ended: %s", endText(flow.GetEnd()))
+	}
+	b.WriteByte('\n')
+}

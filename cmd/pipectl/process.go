@@ -1,0 +1,163 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/spf13/cobra"
+)
+
+// processFlags are what run and start have in common.
+type processFlags struct {
+	name    string
+	framing string
+	fds     []string
+	env     []string
+	dir     string
+}
+
+func (p *processFlags) add(cmd *cobra.Command, framing string) {
+	flags := cmd.Flags()
+	// What comes after the program belongs to the program.
+	flags.SetInterspersed(false)
+	flags.StringVar(&p.name, "name", "", "name of the session (else one is generated)")
+	flags.StringVar(&p.framing, "framing", framing, "how messages are cut out of stdin and stdout: line, mp or raw")
+	flags.StringArrayVar(&p.fds, "fd", nil, "`NAME:FD:FRAMING`: a duplex pipe NAME whose end 2 the program gets as descriptor FD; repeatable")
+	flags.StringArrayVar(&p.env, "env", nil, "`K=V` sets a variable, K alone takes it from here; repeatable")
+	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
+	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
+}
+
+func completeFramings(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return framings, cobra.ShellCompDirectiveNoFileComp
+}
+
+// framings are the framings that the daemon has.
+var framings = []string{"line", "mp", "raw"}
+
+// parseFraming refuses what the daemon would refuse, before anything is made.
+func parseFraming(text string) (*pipedv1.Framing, error) {
+	for _, known := range framings {
+		if text == known {
+			return &pipedv1.Framing{Name: text}, nil
+		}
+	}
+	return nil, usageError("framing %q is not known: use %s", text, strings.Join(framings, ", "))
+}
+
+// process returns what to start.
+func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
+	framing, err := parseFraming(p.framing)
+	if err != nil {
+		return nil, err
+	}
+	env, err := environment(p.env, os.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	return &pipedv1.ProcessSpec{
+		Args:            args,
+		Env:             env,
+		EnvironmentBase: pipedv1.EnvironmentBase_ENVIRONMENT_BASE_MINIMAL,
+		Dir:             dir,
+		StdioPipe:       &pipedv1.PipeSpec{FramingIn: framing, FramingOut: framing},
+	}, nil
+}
+
+// request returns the session to create with that process.
+func (p *processFlags) request(process *pipedv1.ProcessSpec) (*pipedv1.CreateSessionRequest, error) {
+	if p.name != "" {
+		if _, err := parseName(p.name); err != nil {
+			return nil, err
+		}
+	}
+	req := &pipedv1.CreateSessionRequest{Name: p.name, Process: process}
+	for _, text := range p.fds {
+		pipe, inherit, err := parseFD(text)
+		if err != nil {
+			return nil, err
+		}
+		req.Pipes = append(req.Pipes, pipe)
+		process.Inherits = append(process.Inherits, inherit)
+	}
+	return req, nil
+}
+
+// environment turns K=V and K into K=V; a K that is not set here is an error, so
+// that a slip of the pen is not an empty variable.
+func environment(args []string, lookup func(string) (string, bool)) ([]string, error) {
+	var env []string
+	for _, arg := range args {
+		key, _, hasValue := strings.Cut(arg, "=")
+		switch {
+		case key == "":
+			return nil, usageError("--env %q has no name: give K=V, or K to take it from here", arg)
+		case hasValue:
+			env = append(env, arg)
+		default:
+			value, found := lookup(key)
+			if !found {
+				return nil, usageError("--env %s: it is not set here; give %s=VALUE", key, key)
+			}
+			env = append(env, key+"="+value)
+		}
+	}
+	return env, nil
+}
+
+// parseFD reads NAME:FD:FRAMING: a pipe, and its end 2 for the program alone.
+func parseFD(text string) (*pipedv1.PipeSpec, *pipedv1.Inherit, error) {
+	fields := strings.Split(text, ":")
+	if len(fields) != 3 {
+		return nil, nil, usageError("--fd %q is not NAME:FD:FRAMING, as in ctl:3:mp", text)
+	}
+	if err := client.CheckName(fields[0]); err != nil {
+		return nil, nil, usageError("--fd %q: pipe %w", text, err)
+	}
+	fd, err := parseDescriptor(fields[1])
+	if err != nil {
+		return nil, nil, usageError("--fd %q: %w", text, err)
+	}
+	framing, err := parseFraming(fields[2])
+	if err != nil {
+		return nil, nil, usageError("--fd %q: %w", text, err)
+	}
+	return &pipedv1.PipeSpec{Name: fields[0], Kind: pipedv1.Pipe_KIND_DUPLEX, FramingIn: framing, FramingOut: framing},
+		&pipedv1.Inherit{Pipe: fields[0], End: 2, Fd: fd, HandOver: true}, nil
+}
+
+// parseInherit reads PIPE:END:FD: a copy of an end; the daemon keeps its own.
+func parseInherit(text string) (*pipedv1.Inherit, error) {
+	fields := strings.Split(text, ":")
+	if len(fields) != 3 {
+		return nil, usageError("--inherit %q is not PIPE:END:FD, as in pipe:2:3", text)
+	}
+	if err := client.CheckName(fields[0]); err != nil {
+		return nil, usageError("--inherit %q: pipe %w", text, err)
+	}
+	if fields[1] != "1" && fields[1] != "2" {
+		return nil, usageError("--inherit %q: the end is %q, and it must be 1 or 2", text, fields[1])
+	}
+	fd, err := parseDescriptor(fields[2])
+	if err != nil {
+		return nil, usageError("--inherit %q: %w", text, err)
+	}
+	return &pipedv1.Inherit{Pipe: fields[0], End: uint32(fields[1][0] - '0'), Fd: fd}, nil
+}
+
+// parseDescriptor reads a descriptor number that is not a standard stream.
+func parseDescriptor(text string) (int32, error) {
+	fd, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || fd < 3 {
+		return 0, usageError("the descriptor is %q, and it must be a number from 3 on", text)
+	}
+	return int32(fd), nil
+}

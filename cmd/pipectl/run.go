@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/spf13/cobra"
+)
+
+// cleanupTimeout bounds the removal of the session.
+const cleanupTimeout = 10 * time.Second
+
+type runOptions struct {
+	processFlags
+	quiet   bool
+	timeout time.Duration
+}
+
+func newRunCmd(f *factory) *cobra.Command {
+	var opts runOptions
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- PROGRAM [ARG]...",
+		Short: "Run a program: my stdin is its stdin, its stdout is mine",
+		Long: `Run a program in a new session as if the shell had started it: stdin, stdout and
+stderr are passed on byte by byte, INT, TERM and HUP are forwarded, and the exit
+code is the program's, or 128+n when a signal ended it. The session is removed
+afterwards; if pipectl is killed it stays under the name that stderr has said.
+
+The program is looked up in its own PATH. Its environment is PATH, HOME, USER and
+LANG of the daemon, and what --env adds. With a framing other than raw, each line
+of stdin is a message, and so is each line of stdout.
+
+It exits with 124 after --timeout, with 125 when piped failed or the result is
+incomplete, with 126 when the program cannot be executed, 127 when it is not found.`,
+		Example: `  pipectl run -- sort < names
+  pipectl run --env TZ=UTC --dir /tmp -- date
+  pipectl run --name solver --timeout 10m -- ./solve problem.cnf`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	opts.add(cmd, rawFraming)
+	cmd.Flags().BoolVarP(&opts.quiet, "quiet", "q", false, "do not say the session's name on stderr")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s, and exit with 124")
+	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
+		return runRun(ctx, f, c, &opts, args)
+	})
+	return cmd
+}
+
+// rawFraming is the framing in which bytes are passed on as they are.
+const rawFraming = "raw"
+
+func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions, args []string) error {
+	process, err := opts.process(args)
+	if err != nil {
+		return err
+	}
+	// Nothing of stderr is dropped: when nobody takes it the program waits.
+	raw := &pipedv1.Framing{Name: rawFraming}
+	process.StderrPipe = &pipedv1.PipeSpec{
+		FramingIn: raw, FramingOut: raw, Log: &pipedv1.LogSpec{Overflow: pipedv1.LogSpec_OVERFLOW_BLOCK},
+	}
+	req, err := opts.request(process)
+	if err != nil {
+		return err
+	}
+	// From before the start: a signal must not leave the session behind.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	// Noted, so that a write to a closed stdout returns an error instead of
+	// ending this process.
+	brokenPipes := make(chan os.Signal, 1)
+	signal.Notify(brokenPipes, syscall.SIGPIPE)
+	defer signal.Stop(brokenPipes)
+
+	session, err := c.Create(ctx, req)
+	if err != nil {
+		return err
+	}
+	if !opts.quiet {
+		f.tell("session", session.GetName())
+	}
+	j := &job{f: f, client: c, session: session.GetName(), raw: opts.framing == rawFraming, timeout: opts.timeout}
+	err = j.run(ctx, signals)
+
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if gone := c.Delete(clean, j.session, true); gone != nil && !errors.Is(gone, client.ErrSessionNotFound) {
+		f.tell("note", fmt.Sprintf("session %s may still be there: %v", j.session, gone))
+	}
+	return err
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"context"
+
+	"github.com/piped-dev/piped/client"
+	"github.com/spf13/cobra"
+)
+
+func newSignalCmd(f *factory) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "signal NAME[@PROC] SIGNAL",
+		Short: "Send a signal to a process",
+		Long: `Send a signal to a process of a session, the first if none is named. SIGNAL is a
+name with or without SIG, or a number.`,
+		Example: `  pipectl signal calc INT
+  pipectl signal work@reader SIGUSR1`,
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: f.completeSessions,
+	}
+	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
+		session, process, err := parseTarget(args[0])
+		if err != nil {
+			return err
+		}
+		return c.Signal(ctx, session, process, args[1])
+	})
+	return cmd
+}

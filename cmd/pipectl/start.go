@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/spf13/cobra"
+)
+
+type startOptions struct {
+	processFlags
+	session  string
+	as       string
+	inherits []string
+}
+
+func newStartCmd(f *factory) *cobra.Command {
+	var opts startOptions
+	cmd := &cobra.Command{
+		Use:   "start [flags] -- PROGRAM [ARG]...",
+		Short: "Start a program and leave it running",
+		Long: `Start a program in a new session and print the session's name. The pipe "stdio"
+leads to its standard input and output, "stderr" to its standard error.
+
+With --session, start one more program in that session; --inherit gives it copies
+of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.`,
+		Example: `  pipectl start --name calc -- bc
+  pipectl start --fd ctl:3:mp -- python3 worker.py
+  pipectl start --session work --as reader --inherit pipe:2:3 -- python3 reader.py`,
+		Args: cobra.MinimumNArgs(1),
+	}
+	opts.add(cmd, "line")
+	flags := cmd.Flags()
+	flags.StringVar(&opts.session, "session", "", "start in this session instead of a new one")
+	flags.StringVar(&opts.as, "as", "", "name of the process (else its program's)")
+	flags.StringArrayVar(&opts.inherits, "inherit", nil, "`PIPE:END:FD`: a copy of that end as descriptor FD; with --session, repeatable")
+	cmd.MarkFlagsMutuallyExclusive("session", "name")
+	cmd.MarkFlagsMutuallyExclusive("session", "fd")
+	_ = cmd.RegisterFlagCompletionFunc("session", f.completeMoreSessions)
+	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
+		return startRun(ctx, f, c, &opts, args)
+	})
+	return cmd
+}
+
+func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOptions, args []string) error {
+	process, err := opts.process(args)
+	if err != nil {
+		return err
+	}
+	if process.Name, err = opts.processName(); err != nil {
+		return err
+	}
+	for _, text := range opts.inherits {
+		inherit, err := parseInherit(text)
+		if err != nil {
+			return err
+		}
+		process.Inherits = append(process.Inherits, inherit)
+	}
+	if opts.session == "" {
+		if len(opts.inherits) > 0 {
+			return usageError("--inherit needs --session: a new session has no pipe to inherit; --fd makes one")
+		}
+		req, err := opts.request(process)
+		if err != nil {
+			return err
+		}
+		session, err := c.Create(ctx, req)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(f.out, session.GetName())
+		return err
+	}
+	name, err := parseName(opts.session)
+	if err != nil {
+		return err
+	}
+	started, err := c.Start(ctx, &pipedv1.StartProcessRequest{Session: name, Process: process})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f.out, "%s@%s\n", name, started.GetName())
+	return err
+}
+
+func (o *startOptions) processName() (string, error) {
+	if o.as == "" {
+		return "", nil
+	}
+	if err := client.CheckName(o.as); err != nil {
+		return "", usageError("--as: process %w", err)
+	}
+	return o.as, nil
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+)
+
+// enumText turns the name of an enum value, as STATE_HANDED_OVER, into words.
+func enumText(name string) string {
+	for _, prefix := range []string{"STATE_", "KIND_"} {
+		name = strings.TrimPrefix(name, prefix)
+	}
+	return strings.ReplaceAll(strings.ToLower(name), "_", " ")
+}
+
+// commandText joins a command line so that it can be read, and typed in again as
+// far as it holds no control characters.
+func commandText(args []string) string {
+	quoted := make([]string, len(args))
+	for i, arg := range args {
+		quoted[i] = quoteArg(arg)
+	}
+	return strings.Join(quoted, " ")
+}
+
+func quoteArg(arg string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./=:,+@%", r)
+	}
+	if arg != "" && strings.IndexFunc(arg, func(r rune) bool { return !plain(r) }) < 0 {
+		return arg
+	}
+	if strings.IndexFunc(arg, func(r rune) bool { return !strconv.IsPrint(r) }) >= 0 {
+		return strconv.Quote(arg)
+	}
+	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+}
+
+// shorten cuts a text to so many characters.
+func shorten(text string, limit int) string {
+	if runes := []rune(text); len(runes) > limit {
+		return string(runes[:limit-1]) + "…"
+	}
+	return text
+}
+
+// exitText says how a process is, or how it ended.
+func exitText(process *pipedv1.Process) string {
+	exit := process.GetExit()
+	switch {
+	case process.GetState() != pipedv1.Process_STATE_EXITED:
+		return "running"
+	case exit.GetSignal() != "" && exit.GetCoreDumped():
+		return "signal " + exit.GetSignal() + " (core dumped)"
+	case exit.GetSignal() != "":
+		return "signal " + exit.GetSignal()
+	default:
+		return fmt.Sprintf("exit %d", exit.GetCode())
+	}
+}
