@@ -14,7 +14,6 @@ import (
 // This file writes responses: the words of session into messages of the
 // contract.
 
-//nolint:gosec // process ids, descriptors and ends are small
 func fromInfo(s session.Info) *pipedv1.Session {
 	m := &pipedv1.Session{
 		Name: s.Name, Uid: s.UID, Labels: s.Labels, State: pipedv1.Session_STATE_ACTIVE,

@@ -134,8 +134,7 @@ func statusError(err error) error {
 			return reasonError(r.code, r.reason, err, meta)
 		}
 	}
-	var spawn *keeper.SpawnError
-	if errors.As(err, &spawn) {
+	if spawn, ok := errors.AsType[*keeper.SpawnError](err); ok {
 		return reasonError(codes.FailedPrecondition, "SPAWN_FAILED", err, map[string]string{"step": spawn.Step})
 	}
 	if errors.Is(err, os.ErrInvalid) {

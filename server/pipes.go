@@ -75,7 +75,7 @@ func (v *pipeService) Poll(ctx context.Context, req *pipedv1.PollRequest) (*pipe
 	resp := &pipedv1.PollResponse{}
 	for i, r := range found {
 		if r.Any() {
-			resp.Ready = append(resp.Ready, &pipedv1.Readiness{Index: uint32(i), Message: r.Message, Data: r.Data, End: r.End}) //nolint:gosec // few
+			resp.Ready = append(resp.Ready, &pipedv1.Readiness{Index: uint32(i), Message: r.Message, Data: r.Data, End: r.End})
 		}
 	}
 	return resp, nil

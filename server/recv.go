@@ -274,7 +274,7 @@ func (c *credit) limits(lim pipe.Limits) (pipe.Limits, bool) {
 	}
 	left := c.bytes - c.inFlight
 	if lim.Bytes == 0 || uint64(lim.Bytes) > left { //nolint:gosec // not negative
-		lim.Bytes = int(min(left, pipe.DefaultPart)) //nolint:gosec // at most a part
+		lim.Bytes = int(min(left, pipe.DefaultPart))
 	}
 	if c.messages == 0 {
 		return lim, true

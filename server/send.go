@@ -196,8 +196,7 @@ func (h *sendHandler) waiting(acked pipe.Position) bool { return acked.Before(h.
 // sendError is statusError for what a message in Send can be: too long for its
 // pipe is the sender's mistake.
 func sendError(err error) error {
-	var long *pipe.TooLongError
-	if errors.As(err, &long) {
+	if long, ok := errors.AsType[*pipe.TooLongError](err); ok {
 		return reasonError(codes.InvalidArgument, "FRAME_OVER_LIMIT", err, map[string]string{
 			"size": strconv.FormatUint(long.Size, 10), "limit": strconv.FormatUint(long.Max, 10)})
 	}

@@ -216,7 +216,7 @@ func Poll(ctx context.Context, endpoints []*Endpoint) ([]pipe.Readiness, error) 
 		}
 		inboxes[i] = in
 	}
-	if ready, any, err := look(inboxes); any || err != nil || ctx.Err() != nil {
+	if ready, found, err := look(inboxes); found || err != nil || ctx.Err() != nil {
 		return ready, err
 	}
 	wait, cancel := context.WithCancel(ctx)
@@ -238,13 +238,13 @@ func Poll(ctx context.Context, endpoints []*Endpoint) ([]pipe.Readiness, error) 
 	return ready, err
 }
 
-func look(inboxes []*pipe.Inbox) (ready []pipe.Readiness, any bool, err error) {
+func look(inboxes []*pipe.Inbox) (ready []pipe.Readiness, found bool, err error) {
 	ready = make([]pipe.Readiness, len(inboxes))
 	for i, in := range inboxes {
 		if ready[i], err = in.Ready(); err != nil {
 			return nil, false, err
 		}
-		any = any || ready[i].Any()
+		found = found || ready[i].Any()
 	}
-	return ready, any, nil
+	return ready, found, nil
 }

@@ -10,10 +10,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
@@ -27,7 +27,7 @@ type Registry struct {
 	log    *slog.Logger
 	limit  uint64 // descriptors
 
-	requests requests
+	requests requests[Spec, *Session]
 	stop     context.CancelFunc
 	ctx      func() context.Context // ends with Close; for what goes on in the background
 	wg       sync.WaitGroup
@@ -46,8 +46,8 @@ func New(cfg Config, k keeper.Keeper, log *slog.Logger) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	var rlim unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &rlim); err != nil {
+	var rlim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim); err != nil {
 		return nil, errors.Join(err, poller.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -137,7 +137,7 @@ func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
-	made, err := r.requests.once(ctx, spec.RequestID, spec, func() (any, error) {
+	return r.requests.once(ctx, spec.RequestID, spec, func() (*Session, error) {
 		s, err := r.reserveName(&spec)
 		if err != nil {
 			return nil, err
@@ -149,10 +149,6 @@ func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
 		r.log.Info("session created", "session", s.name, "uid", s.uid)
 		return s, nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return made.(*Session), nil //nolint:errcheck,forcetypeassert // what the closure returned
 }
 
 // reserveName enters a new, empty session.
@@ -172,7 +168,9 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 		if spec.Process != nil {
 			base = baseName(spec.Process.Args[0])
 		}
-		for name = randomName(base); r.byName[name] != nil; name = randomName(base) {
+		name = randomName(base)
+		for r.byName[name] != nil {
+			name = randomName(base)
 		}
 	}
 	if r.byName[name] != nil {
@@ -248,9 +246,8 @@ func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 		return fmt.Errorf("%w: %s", ErrActive, s.name)
 	}
 	r.remove(s)
-	err = s.end(ctx)
-	r.log.Info("session deleted", "session", s.name, "uid", s.uid, "error", err)
-	return err
+	r.log.Info("session deleted", "session", s.name, "uid", s.uid)
+	return s.end(ctx)
 }
 
 // Counts returns how many sessions are active and how many have ended.
@@ -295,8 +292,10 @@ func (r *Registry) sweep(ctx context.Context) {
 		}
 		for _, s := range r.expired(time.Now()) {
 			r.remove(s)
-			err := s.end(ctx)
-			r.log.Info("session expired", "session", s.name, "uid", s.uid, "error", err)
+			r.log.Info("session expired", "session", s.name, "uid", s.uid)
+			if err := s.end(ctx); err != nil {
+				r.log.Error("session did not end", "session", s.name, "uid", s.uid, "error", err)
+			}
 		}
 	}
 }

@@ -9,15 +9,15 @@ import (
 
 // requests makes creations repeatable: the same request id with the same
 // content returns what the first call made, even while that is still under way.
-type requests struct {
+type requests[Spec, Made any] struct {
 	mu sync.Mutex
-	m  map[string]*request
+	m  map[string]*request[Spec, Made]
 }
 
-type request struct {
-	spec any
+type request[Spec, Made any] struct {
+	spec Spec
 	done chan struct{}
-	made any
+	made Made
 	err  error
 }
 
@@ -25,30 +25,30 @@ const maxRequestID = 128
 
 // once calls f unless id is known. An empty id is never known. A call that fails
 // is forgotten.
-func (r *requests) once(ctx context.Context, id string, spec any, f func() (any, error)) (any, error) {
+func (r *requests[Spec, Made]) once(ctx context.Context, id string, spec Spec, f func() (Made, error)) (made Made, err error) {
 	if id == "" {
 		return f()
 	}
 	if len(id) > maxRequestID {
-		return nil, argument("request id has %d bytes, at most %d are allowed", len(id), maxRequestID)
+		return made, argument("request id has %d bytes, at most %d are allowed", len(id), maxRequestID)
 	}
 	r.mu.Lock()
 	if q, ok := r.m[id]; ok {
 		r.mu.Unlock()
 		if !reflect.DeepEqual(q.spec, spec) {
-			return nil, fmt.Errorf("%w: %q", ErrRequestReused, id)
+			return made, fmt.Errorf("%w: %q", ErrRequestReused, id)
 		}
 		select {
 		case <-q.done:
 			return q.made, q.err
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return made, ctx.Err()
 		}
 	}
 	if r.m == nil {
-		r.m = make(map[string]*request)
+		r.m = make(map[string]*request[Spec, Made])
 	}
-	q := &request{spec: spec, done: make(chan struct{})}
+	q := &request[Spec, Made]{spec: spec, done: make(chan struct{})}
 	r.m[id] = q
 	r.mu.Unlock()
 	defer close(q.done)
@@ -58,7 +58,7 @@ func (r *requests) once(ctx context.Context, id string, spec any, f func() (any,
 	return q.made, q.err
 }
 
-func (r *requests) forget(id string) {
+func (r *requests[Spec, Made]) forget(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.m, id)

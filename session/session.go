@@ -20,7 +20,8 @@ type Session struct {
 	created time.Time
 	request string // id of the request that created it
 
-	requests requests
+	pipeRequests    requests[PipeSpec, *Pipe]
+	processRequests requests[ProcessSpec, *Process]
 	// starting serialises changes of pipes and processes, which take a while.
 	starting sync.Mutex
 
@@ -89,7 +90,7 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
-	made, err := s.requests.once(ctx, requestID, spec, func() (any, error) {
+	return s.pipeRequests.once(ctx, requestID, spec, func() (*Pipe, error) {
 		s.starting.Lock()
 		defer s.starting.Unlock()
 		p, err := s.makePipe(&spec, false, s.hasPipe)
@@ -98,10 +99,6 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 		}
 		return p, s.add([]*Pipe{p}, nil)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return made.(*Pipe), nil //nolint:errcheck,forcetypeassert // what the closure returned
 }
 
 func (s *Session) makePipe(spec *PipeSpec, sealed bool, taken func(string) bool) (*Pipe, error) {
@@ -147,7 +144,7 @@ func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process,
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
-	made, err := s.requests.once(ctx, spec.RequestID, spec, func() (any, error) {
+	return s.processRequests.once(ctx, spec.RequestID, spec, func() (*Process, error) {
 		s.starting.Lock()
 		defer s.starting.Unlock()
 		l := s.launch(&spec, nil)
@@ -157,10 +154,6 @@ func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process,
 		}
 		return l.proc, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return made.(*Process), nil //nolint:errcheck,forcetypeassert // what the closure returned
 }
 
 // launch prepares a start; fresh are pipes made in the same request.

@@ -1,10 +1,10 @@
 package session
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/piped-dev/piped/pipe"
 )
@@ -16,30 +16,23 @@ type writerRecord struct {
 	next  uint64 // sequence number of the next message; in raw, of the next byte
 }
 
-// writerRecords remembers writers, least recent first.
-type writerRecords struct {
-	order list.List
-	byID  map[string]*list.Element
-}
+// writerRecords remembers writers, least recent first. It is short enough to be
+// searched.
+type writerRecords []*writerRecord
 
 // get returns the record of id, which is new if it is not remembered or empty.
 func (r *writerRecords) get(id string) *writerRecord {
 	if id == "" {
 		return &writerRecord{next: 1}
 	}
-	if el, ok := r.byID[id]; ok {
-		r.order.MoveToBack(el)
-		return el.Value.(*writerRecord) //nolint:errcheck,forcetypeassert // nothing else is in the list
-	}
-	if r.byID == nil {
-		r.byID = make(map[string]*list.Element)
-	}
-	if r.order.Len() >= maxWriters {
-		oldest := r.order.Front()
-		delete(r.byID, r.order.Remove(oldest).(*writerRecord).id) //nolint:errcheck,forcetypeassert // as above
-	}
 	rec := &writerRecord{id: id, next: 1}
-	r.byID[id] = r.order.PushBack(rec)
+	if i := slices.IndexFunc(*r, func(w *writerRecord) bool { return w.id == id }); i >= 0 {
+		rec = (*r)[i]
+		*r = slices.Delete(*r, i, i+1)
+	} else if len(*r) >= maxWriters {
+		*r = slices.Delete(*r, 0, 1)
+	}
+	*r = append(*r, rec)
 	return rec
 }
 

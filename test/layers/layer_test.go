@@ -47,7 +47,7 @@ var layers = []layer{
 	},
 	{
 		folder:  "server",
-		may:     slices.Concat([]string{modulePath + "/session", modulePath + "/pipe", modulePath + "/gen", "golang.org/x"}, grpcLibraries),
+		may:     slices.Concat([]string{modulePath + "/session", modulePath + "/pipe", modulePath + "/keeper", modulePath + "/gen", "golang.org/x"}, grpcLibraries),
 		systems: []string{"linux"},
 	},
 	{
