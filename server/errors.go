@@ -69,7 +69,6 @@ var errorTable = []row{
 	{errDetached, codes.Aborted, "DETACHED"},
 	{errProtocol, codes.InvalidArgument, "PROTOCOL"},
 	{errUnsupported, codes.Unimplemented, "UNSUPPORTED"},
-	{errLimit, codes.ResourceExhausted, "LIMIT"},
 }
 
 // Errors of this package.
@@ -80,8 +79,6 @@ var (
 	errProtocol = errors.New("protocol")
 	// errUnsupported: something that this version does not offer.
 	errUnsupported = errors.New("unsupported")
-	// errLimit: more of something than GetServerInfo.limits allows.
-	errLimit = errors.New("over the limit")
 )
 
 // endReasons are what a unary Read answers at the end of a direction: the cause

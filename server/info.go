@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
-	"github.com/piped-dev/piped/pipe"
 )
 
 // infoService tells about the daemon itself.
@@ -42,7 +41,7 @@ func (i *infoService) GetServerInfo(context.Context, *pipedv1.GetServerInfoReque
 //nolint:gosec // no limit is negative, and the counts are small
 func limits(o Options, maxSessions int) *pipedv1.Limits {
 	return &pipedv1.Limits{
-		PartSize:                min(pipe.DefaultPart, uint64(o.Sessions.LogSize)/2),
+		PartSize:                uint64(o.partSize()),
 		MaxMessageSize:          o.Sessions.MaxMessageSize,
 		LogSize:                 uint64(o.Sessions.LogSize),
 		TailSize:                uint64(o.Sessions.TailSize),

@@ -91,8 +91,8 @@ func (v *pipeService) Write(ctx context.Context, req *pipedv1.WriteRequest) (*pi
 		b.Data = append(b.Data, m...)
 		b.Sizes = append(b.Sizes, uint32(len(m))) //nolint:gosec // at most a request
 	}
-	if len(b.Data) > pipe.DefaultPart {
-		return nil, statusError(argument("%d bytes in one Write: at most %d; use Send for more", len(b.Data), pipe.DefaultPart))
+	if part := v.s.opts.partSize(); len(b.Data) > part {
+		return nil, statusError(argument("%d bytes in one Write: at most %d; use Send for more", len(b.Data), part))
 	}
 	w, err := e.OpenWriter(session.WriterOptions{ID: req.GetWriterId()})
 	if err != nil {

@@ -19,7 +19,8 @@ import (
 type sendStream = grpc.BidiStreamingServer[pipedv1.SendRequest, pipedv1.SendResponse]
 
 // Send takes batches and acknowledges them. Two goroutines serve a stream: this
-// one takes, the other tells; gRPC allows one of each.
+// one tells, the other takes; gRPC allows one of each. The other ends with the
+// stream: it can commit nothing any more once the writer is closed.
 func (v *pipeService) Send(stream sendStream) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -41,21 +42,11 @@ func (v *pipeService) Send(stream sendStream) error {
 	if err := stream.Send(&pipedv1.SendResponse{Response: &pipedv1.SendResponse_Opened{Opened: opened}}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	defer cancel(nil)
-	told := make(chan error, 1)
-	go func() {
-		err := h.tell(ctx, stream)
-		// A client that does not take acknowledgements must not go on sending.
-		cancel(err)
-		told <- err
-	}()
-	err = h.take(ctx, stream)
-	close(h.taken)
-	if err != nil {
-		cancel(err)
-	}
-	return statusError(errors.Join(err, <-told))
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	acked := h.position()
+	go func() { h.taken <- h.take(ctx, stream) }()
+	return sendError(h.tell(ctx, stream, acked))
 }
 
 // A sendHandler serves one Send stream.
@@ -63,15 +54,16 @@ type sendHandler struct {
 	w         *session.Writer
 	level     pipedv1.AckLevel
 	every     time.Duration
+	part      int           // size of the parts of a large message
 	committed chan struct{} // cap 1: there is something new to acknowledge
-	taken     chan struct{} // closed when no more requests come
+	taken     chan error    // cap 1: no more requests come; nil when the client has ended them
 }
 
 func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 	if len(open.GetLeaseToken()) > 0 {
 		return nil, argument("lease token: there are no leases yet, leave it empty")
 	}
-	h := &sendHandler{level: open.GetAckLevel(), committed: make(chan struct{}, 1), taken: make(chan struct{})}
+	h := &sendHandler{level: open.GetAckLevel(), part: v.s.opts.partSize(), committed: make(chan struct{}, 1), taken: make(chan error, 1)}
 	switch h.level {
 	case pipedv1.AckLevel_ACK_LEVEL_UNSPECIFIED:
 		h.level = pipedv1.AckLevel_ACK_LEVEL_COMMITTED
@@ -105,15 +97,12 @@ func (h *sendHandler) take(ctx context.Context, stream sendStream) error {
 		if b == nil {
 			return fmt.Errorf("%w: after open every request of Send is a batch", errProtocol)
 		}
-		out, err := outgoing(b)
+		out, err := h.outgoing(b)
 		if err != nil {
 			return err
 		}
 		if err := h.w.Send(ctx, out); err != nil {
-			if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
-				return cause
-			}
-			return sendError(err)
+			return err
 		}
 		select {
 		case h.committed <- struct{}{}:
@@ -122,7 +111,7 @@ func (h *sendHandler) take(ctx context.Context, stream sendStream) error {
 	}
 }
 
-func outgoing(b *pipedv1.Batch) (session.Outgoing, error) {
+func (h *sendHandler) outgoing(b *pipedv1.Batch) (session.Outgoing, error) {
 	var out session.Outgoing
 	first, err := toPosition(b.GetFirst())
 	if err != nil {
@@ -130,10 +119,10 @@ func outgoing(b *pipedv1.Batch) (session.Outgoing, error) {
 	}
 	n := len(b.GetData())
 	switch {
-	case n > pipe.DefaultPart:
-		return out, argument("a batch of %d bytes: at most %d", n, pipe.DefaultPart)
-	case b.GetMore() && n != pipe.DefaultPart:
-		return out, argument("a part of %d bytes: all parts but the last have %d", n, pipe.DefaultPart)
+	case n > h.part:
+		return out, argument("a batch of %d bytes: at most %d", n, h.part)
+	case b.GetMore() && n != h.part:
+		return out, argument("a part of %d bytes: all parts but the last have %d", n, h.part)
 	case b.GetPartial() || b.GetTruncated() || b.GetStray():
 		return out, argument("partial, truncated and stray are said by the daemon only")
 	case b.GetPrefixSize() != 0 || b.GetSuffixSize() != 0:
@@ -144,13 +133,13 @@ func outgoing(b *pipedv1.Batch) (session.Outgoing, error) {
 
 // tell acknowledges until everything that was taken is acknowledged and no more
 // comes, with a heartbeat when there is nothing to tell.
-func (h *sendHandler) tell(ctx context.Context, stream sendStream) error {
+func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Position) error {
+	changed, stop := h.w.Watch()
+	defer stop()
 	beat := time.NewTimer(h.every)
 	defer beat.Stop()
-	acked := h.position()
-	taken := h.taken
+	taken, done := h.taken, false
 	for {
-		done := taken == nil
 		if now := h.position(); acked.Before(now) {
 			acked = now
 			beat.Reset(h.every)
@@ -159,17 +148,20 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream) error {
 				return err
 			}
 		}
-		if done && !h.waiting(acked) {
+		if done && !acked.Before(h.w.Expected()) {
 			return nil
 		}
 		select {
 		case <-h.committed:
-		case <-h.w.Changed():
+		case <-changed:
 			if err := h.w.Err(); err != nil {
 				return err
 			}
-		case <-taken:
-			taken = nil
+		case err := <-taken:
+			if err != nil {
+				return err
+			}
+			taken, done = nil, true
 		case <-h.w.Superseded():
 			return session.ErrSuperseded
 		case <-beat.C:
@@ -178,7 +170,7 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream) error {
 				return err
 			}
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ctx.Err()
 		}
 	}
 }
@@ -189,9 +181,6 @@ func (h *sendHandler) position() pipe.Position {
 	}
 	return h.w.Expected()
 }
-
-// waiting reports whether something is taken and not acknowledged.
-func (h *sendHandler) waiting(acked pipe.Position) bool { return acked.Before(h.w.Expected()) }
 
 // sendError is statusError for what a message in Send can be: too long for its
 // pipe is the sender's mistake.

@@ -69,6 +69,10 @@ func DefaultOptions() Options {
 	}
 }
 
+// partSize is the size of the parts of a large message, in bytes. A log should
+// hold two.
+func (o *Options) partSize() int { return int(min(pipe.DefaultPart, o.Sessions.LogSize/2)) }
+
 // What no option changes.
 const (
 	// Fixed windows: grpc-go's own estimate costs a ping per burst, and a small

@@ -104,8 +104,9 @@ func (w *Writer) Close() {
 	}
 }
 
-// Changed has a value when Delivered may have moved or the direction ended.
-func (w *Writer) Changed() <-chan struct{} { return w.changed }
+// Watch returns a channel that gets a value when Delivered may have moved or
+// the direction has ended. The caller must call stop.
+func (w *Writer) Watch() (changed <-chan struct{}, stop func()) { return w.out.Watch() }
 
 // Superseded is closed when a newer stream of the same writer took over.
 func (w *Writer) Superseded() <-chan struct{} { return w.superseded }

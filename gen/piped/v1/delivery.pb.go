@@ -229,8 +229,9 @@ func (x *Position) GetOffset() uint64 {
 
 // A Batch is a run of consecutive messages, or one part of a large message.
 //
-// A message above Limits.part_size travels in parts, each a batch of its own:
-// all but the last are exactly part_size bytes long and say `more`.
+// A message above Limits.part_size travels in parts, each a batch of its own;
+// all but the last say `more`. In Send all but the last are exactly part_size
+// bytes long, in Recv at most that.
 type Batch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Position of the first byte of `data`: in Recv in the direction that is
