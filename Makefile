@@ -73,7 +73,7 @@ install: ## Install the programs into DESTDIR/PREFIX/bin, building them first
 
 .PHONY: bench
 bench: build ## Measure, beside the floor that the machine sets
-	go test -run '^$$' -bench . -count 1 -timeout 30m ./test/bench/...
+	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 30m ./test/bench/...
 
 .PHONY: fuzz
 fuzz: checkgo ## Run every fuzz target, for FUZZTIME each
