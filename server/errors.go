@@ -146,7 +146,7 @@ func endError(end *pipe.End, first bool) error {
 	if !first {
 		r = endReasons[pipe.CauseClosed]
 	}
-	text := fmt.Sprintf("%v after message %v", end.Cause, end.Position)
+	text := fmt.Sprintf("%v at position %v", end.Cause, end.Position)
 	if end.Detail != "" {
 		text += ": " + end.Detail
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/piped-dev/piped/pipe"
 )
 
 // infoService tells about the daemon itself.
@@ -29,6 +30,7 @@ func (i *infoService) GetServerInfo(context.Context, *pipedv1.GetServerInfoReque
 	return &pipedv1.GetServerInfoResponse{
 		Version:        o.Version,
 		Limits:         limits(o, i.server.reg.MaxSessions()),
+		Features:       features(),
 		Durability:     pipedv1.Durability_DURABILITY_MEMORY,
 		Pid:            int32(os.Getpid()), //nolint:gosec // a pid is at most 2^22
 		StartTime:      timestamppb.New(i.start),
@@ -36,6 +38,16 @@ func (i *infoService) GetServerInfo(context.Context, *pipedv1.GetServerInfoReque
 		EndedSessions:  uint64(max(ended, 0)),
 		Addresses:      o.Addresses,
 	}, nil
+}
+
+// features names what differs between versions of the daemon: "framing/NAME" for
+// each framing, "ack/LEVEL" for each level at which Send acknowledges.
+func features() []string {
+	all := []string{"ack/committed", "ack/delivered"}
+	for _, name := range pipe.FramingNames() {
+		all = append(all, "framing/"+name)
+	}
+	return all
 }
 
 //nolint:gosec // no limit is negative, and the counts are small

@@ -117,7 +117,8 @@ type GetServerInfoResponse struct {
 	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// What the daemon refuses to exceed.
 	Limits *Limits `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
-	// Names of optional abilities that this daemon has.
+	// Names of what differs between versions: "framing/NAME" for each framing,
+	// "ack/LEVEL" for each level at which Send acknowledges.
 	Features []string `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
 	// What survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=piped.v1.Durability" json:"durability,omitempty"`

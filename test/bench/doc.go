@@ -1,0 +1,14 @@
+// Package bench measures piped beside what its speed is bounded by, in the same
+// run: on one machine the ratios are steady, the times are not. Each round
+// measures every member once, in turning order; a ratio is taken inside a
+// round, and the median over the rounds is reported.
+//
+//	make bench                            all rows
+//	go test -v -run RoundTrip ./test/bench   one short round
+//
+// The rows:
+//
+//	round trip 64 B   client → gRPC → daemon → socketpair → child echo and back,
+//	                  beside a bare grpc-go echo and a bare socketpair echo, each
+//	                  with the other side in a process of its own
+package bench
