@@ -76,15 +76,15 @@ func (r *Reader) Close(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	defer r.cancel()
-	if !r.consumer {
-		// Nothing of an observer has to be confirmed.
+	if !r.acking {
+		// There is nothing to be confirmed.
 		r.cancel()
 	}
 	stop := context.AfterFunc(ctx, r.cancel)
 	defer stop()
 	r.loops.Wait()
 	switch {
-	case !r.consumer, errors.Is(r.final, io.EOF):
+	case !r.acking, errors.Is(r.final, io.EOF):
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()

@@ -24,6 +24,17 @@ const maxSocketPath = 107
 // is open to others, so that anybody could be listening there.
 var ErrNotTrusted = errors.New("socket directory not trusted")
 
+// An AddressError says what is wrong with an address, and what would be right.
+type AddressError struct {
+	// Address is what was given.
+	Address string
+	// Problem is for people.
+	Problem string
+}
+
+// Error returns the address and the problem.
+func (e *AddressError) Error() string { return fmt.Sprintf("address %q: %s", e.Address, e.Problem) }
+
 // DefaultSocket returns the address on which a daemon listens, and a client
 // looks for it, when nobody says otherwise: unix://$XDG_RUNTIME_DIR/piped/piped.sock,
 // or /tmp/piped-UID/piped.sock where that variable is not set. Windows has none.
@@ -54,25 +65,27 @@ func DefaultAddresses() []string {
 }
 
 // SocketPath returns the path of the socket that an address names:
-// unix:///PATH, unix:PATH or an absolute path. Other addresses are refused.
+// unix:///PATH, unix:PATH or an absolute path. Others are an *AddressError.
 func SocketPath(addr string) (string, error) {
 	path, isUnix := strings.CutPrefix(addr, "unix:")
 	if after, found := strings.CutPrefix(path, "//"); found && isUnix {
 		path = after
 	}
+	problem := ""
 	switch {
 	case addr == "":
-		return "", errors.New("the address is empty: give unix:///PATH")
+		problem = "it is empty: give unix:///PATH"
 	case isUnix && path == "", isUnix && strings.HasPrefix(addr, "unix://") && !filepath.IsAbs(path):
-		return "", fmt.Errorf("address %q: give an absolute path, as unix:///PATH", addr)
+		problem = "give an absolute path, as unix:///PATH"
 	case len(path) > maxSocketPath:
-		return "", fmt.Errorf("address %q: the path of a socket has at most %d bytes", addr, maxSocketPath)
+		problem = fmt.Sprintf("the path of a socket has at most %d bytes", maxSocketPath)
 	case isUnix, filepath.IsAbs(addr):
 		return path, nil
 	default:
-		return "", fmt.Errorf("address %q is not a unix socket: there is no TLS yet, so forward the socket of the other machine "+
-			"(ssh -L /tmp/piped.sock:%s HOST) and give unix:///tmp/piped.sock", addr, systemSocket)
+		problem = "it is not a unix socket, and there is no TLS yet: forward the socket of the other machine " +
+			"(ssh -L /tmp/piped.sock:" + systemSocket + " HOST) and give unix:///tmp/piped.sock"
 	}
+	return "", &AddressError{Address: addr, Problem: problem}
 }
 
 // CheckSocketDirectory refuses, with ErrNotTrusted, a socket in this user's
@@ -128,11 +141,15 @@ func (e *NoServerError) Unwrap() []error { return append([]error{ErrUnavailable}
 
 // FindAddress returns the first address at which somebody answers. An explicit
 // address is the only one tried, then PIPED_ADDR is, then come the
-// DefaultAddresses. The error is a *NoServerError, or ErrNotTrusted.
+// DefaultAddresses. The error is a *NoServerError, an *AddressError, or
+// ErrNotTrusted.
 func FindAddress(ctx context.Context, explicit string) (string, error) {
 	addrs := Candidates(explicit)
 	failed := &NoServerError{}
 	for _, addr := range addrs {
+		if _, err := SocketPath(addr); err != nil {
+			return "", err
+		}
 		err := probe(ctx, addr)
 		if err == nil {
 			return addr, nil
@@ -144,7 +161,7 @@ func FindAddress(ctx context.Context, explicit string) (string, error) {
 		failed.Errs = append(failed.Errs, err)
 	}
 	if len(addrs) == 0 {
-		return "", fmt.Errorf("no address is known: set %s", AddressVariable)
+		return "", &AddressError{Problem: "there is no usual place on this system: set " + AddressVariable}
 	}
 	return "", failed
 }

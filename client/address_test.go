@@ -1,3 +1,5 @@
+//go:build unix
+
 package client_test
 
 import (
@@ -121,7 +123,7 @@ func listen(t *testing.T, path string) {
 // shortDir returns a directory whose sockets have paths that are short enough.
 func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pc")
+	dir, err := os.MkdirTemp("/tmp", "pc") //nolint:usetesting // the path of a socket has little room
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,6 @@ const (
 	ErrEndpointClosed       Reason = "ENDPOINT_CLOSED"
 	ErrSessionNotFound      Reason = "SESSION_NOT_FOUND"
 	ErrPipeNotFound         Reason = "PIPE_NOT_FOUND"
-	ErrEndpointNotFound     Reason = "ENDPOINT_NOT_FOUND"
 	ErrProcessNotFound      Reason = "PROCESS_NOT_FOUND"
 	ErrSessionExists        Reason = "SESSION_EXISTS"
 	ErrPipeExists           Reason = "PIPE_EXISTS"
@@ -39,6 +38,7 @@ const (
 	ErrBadFrame             Reason = "BAD_FRAME"
 	ErrFrameOverLimit       Reason = "FRAME_OVER_LIMIT"
 	ErrMessageTooLong       Reason = "MESSAGE_TOO_LONG"
+	ErrMessageRefused       Reason = "MESSAGE_REFUSED"
 	ErrBusyReader           Reason = "BUSY_READER"
 	ErrBusyWriter           Reason = "BUSY_WRITER"
 	ErrFenced               Reason = "FENCED"
@@ -52,12 +52,17 @@ const (
 	ErrProcessExited        Reason = "PROCESS_EXITED"
 	ErrProgramNotFound      Reason = "PROGRAM_NOT_FOUND"
 	ErrProgramNotExecutable Reason = "PROGRAM_NOT_EXECUTABLE"
+	ErrDirectory            Reason = "DIRECTORY"
 	ErrSpawnFailed          Reason = "SPAWN_FAILED"
 	ErrDescriptorLimit      Reason = "DESCRIPTOR_LIMIT"
+	ErrProcessLimit         Reason = "PROCESS_LIMIT"
+	ErrMemoryLimit          Reason = "MEMORY_LIMIT"
 	ErrArgument             Reason = "ARGUMENT"
 	ErrDetached             Reason = "DETACHED"
 	ErrPositionOutOfRange   Reason = "POSITION_OUT_OF_RANGE"
 	ErrUnsupported          Reason = "UNSUPPORTED"
+	ErrProtocol             Reason = "PROTOCOL"
+	ErrShuttingDown         Reason = "SHUTTING_DOWN"
 )
 
 // ErrUnavailable matches errors that mean: no connection to the daemon, or it
@@ -92,20 +97,21 @@ func (e *Error) Error() string {
 	return e.Code.String()
 }
 
-// Unwrap returns the Reason, or what the code stands for in Go.
-func (e *Error) Unwrap() error {
-	switch {
-	case e.Reason != "":
-		return e.Reason
-	case e.Code == codes.Canceled:
-		return context.Canceled
-	case e.Code == codes.DeadlineExceeded:
-		return context.DeadlineExceeded
-	case e.Code == codes.Unavailable:
-		return ErrUnavailable
-	default:
-		return nil
+// Unwrap returns the Reason, and what the code stands for in Go.
+func (e *Error) Unwrap() []error {
+	var errs []error
+	if e.Reason != "" {
+		errs = append(errs, e.Reason)
 	}
+	switch e.Code {
+	case codes.Canceled:
+		errs = append(errs, context.Canceled)
+	case codes.DeadlineExceeded:
+		errs = append(errs, context.DeadlineExceeded)
+	case codes.Unavailable:
+		errs = append(errs, ErrUnavailable)
+	}
+	return errs
 }
 
 // GRPCStatus lets status.FromError and status.Code see the code.

@@ -11,8 +11,8 @@ import (
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 )
 
-// UnknownSize, given to SendReader, means that the reader's end is the message's
-// end. Framings that write the length first ("mp") refuse it for a message above
+// UnknownSize as the size given to SendReader means that the reader's end is the
+// message's end. Framings that write the length first ("mp") refuse it for a message above
 // the part size.
 const UnknownSize = -1
 

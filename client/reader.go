@@ -35,7 +35,8 @@ type ReaderOptions struct {
 	// acknowledges everything before it.
 	Position Position
 	// MaxUnackedMessages bounds the messages on their way without an
-	// acknowledgement; in "raw" it counts bytes. 0 means no bound but the bytes.
+	// acknowledgement; in "raw" what comes in one run counts as one. 0 means no
+	// bound but the bytes.
 	MaxUnackedMessages uint64
 	// MaxUnackedBytes is the same in payload bytes. 0 means the daemon's log
 	// size.
@@ -63,7 +64,6 @@ type Reader struct {
 	stream   pipedv1.PipeService_RecvClient
 	cancel   context.CancelFunc
 	acking   bool
-	consumer bool
 	raw      bool
 	stopsNow bool
 	maxJoin  int
@@ -115,7 +115,6 @@ func (e *Endpoint) NewReader(ctx context.Context, opts ReaderOptions) (*Reader, 
 		stream:   stream,
 		cancel:   cancel,
 		acking:   !opts.Observe && !opts.AutoAck,
-		consumer: !opts.Observe,
 		raw:      opened.GetFraming() == rawFraming,
 		stopsNow: opts.StopAtNow,
 		maxJoin:  opts.MaxMessageSize,
@@ -298,7 +297,12 @@ func (r *Reader) fail(err error) error {
 
 // ended is what the end of the stream means when no End came before.
 func (r *Reader) ended() error {
+	r.mu.Lock()
+	closing := r.closing
+	r.mu.Unlock()
 	switch {
+	case closing:
+		return ErrClosed
 	case !errors.Is(r.final, io.EOF):
 		return fromRPC(r.final)
 	case r.stopsNow:

@@ -1,3 +1,5 @@
+//go:build linux
+
 package client_test
 
 import (
@@ -249,4 +251,52 @@ func send(t *testing.T, e *client.Endpoint, msgs ...string) {
 		}
 	}
 	closeAll(t, w)
+}
+
+func TestDroppedMessagesAreAGapAndNeverSilent(t *testing.T) {
+	c := dial(t)
+	limits, err := c.Limits(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// More than the log of stderr holds, which drops its oldest.
+	lines := int(limits.GetLogSize()/8) + 100_000
+	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{
+		Args: []string{"sh", "-c", fmt.Sprintf("echo 0000001 >&2; read go; seq -f %%07.0f 2 %d >&2", lines)},
+	}})
+	r := newReader(t, c.Endpoint(client.Ref{Session: session, Pipe: "stderr"}), client.ReaderOptions{MaxUnackedMessages: 4096})
+	next, gaps := uint64(1), 0
+	for {
+		m, err := r.Next(t.Context())
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if gap, ok := errors.AsType[*client.GapError](err); ok {
+			if gap.From.Message != next || gap.To.Message <= next {
+				t.Fatalf("a gap from %v to %v, at %d", gap.From, gap.To, next)
+			}
+			next, gaps = gap.To.Message, gaps+1
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := fmt.Sprintf("%07d", next); string(m.Data) != want || m.Position.Message != next {
+			t.Fatalf("message %v is %q, want %s", m.Position, m.Data, want)
+		}
+		if next++; m.Position.Message == 1 {
+			// It writes while nothing is asked for.
+			send(t, c.Endpoint(client.Ref{Session: session}), "go")
+			if _, err := c.Wait(t.Context(), session, "", client.Forever); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.Ack(m.After); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if gaps == 0 || next != uint64(lines)+1 {
+		t.Errorf("%d gaps, next is %d, want at least one, and %d", gaps, next, lines+1)
+	}
+	closeAll(t, r)
 }

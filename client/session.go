@@ -10,8 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Forever, given as a timeout, means to wait without end (or until the context
-// ends).
+// Forever as a timeout means to wait without end, or until the context ends.
 const Forever = time.Duration(math.MaxInt64)
 
 // Create creates a session, with its pipes and its first process if the request

@@ -1,3 +1,5 @@
+//go:build linux
+
 package client_test
 
 import (
@@ -30,9 +32,9 @@ func TestListGoesThroughAllPages(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	for session := range c.List(t.Context(), &pipedv1.ListSessionsRequest{NamePrefix: "page-", PageSize: 2}) {
-		if session.GetName() != "page-0" {
-			t.Errorf("got %s first", session.GetName())
+	for session, err := range c.List(t.Context(), &pipedv1.ListSessionsRequest{NamePrefix: "page-", PageSize: 2}) {
+		if err != nil || session.GetName() != "page-0" {
+			t.Errorf("got %s first, %v", session.GetName(), err)
 		}
 		break
 	}
@@ -41,7 +43,7 @@ func TestListGoesThroughAllPages(t *testing.T) {
 func TestErrorsOfTheDaemonKeepTheirReason(t *testing.T) {
 	c := dial(t)
 	name := create(t, c, &pipedv1.CreateSessionRequest{Name: "taken", Pipes: []*pipedv1.PipeSpec{{}}})
-	_, err := c.Create(t.Context(), &pipedv1.CreateSessionRequest{Name: name})
+	_, err := c.Create(t.Context(), &pipedv1.CreateSessionRequest{Name: name, Pipes: []*pipedv1.PipeSpec{{}}})
 	if !errors.Is(err, client.ErrSessionExists) {
 		t.Errorf("got %v, want ErrSessionExists", err)
 	}
@@ -117,7 +119,7 @@ func TestPollSaysWhichEndsAreReady(t *testing.T) {
 	}
 	send(t, one, "x")
 	ready, err := c.Poll(t.Context(), refs, client.Forever)
-	if err != nil || len(ready) != 1 || ready[0].GetIndex() != 1 || !ready[0].GetMessage() || ready[0].GetEnd() {
+	if err != nil || len(ready) != 1 || ready[0].GetIndex() != 1 || !ready[0].GetData() || ready[0].GetEnd() {
 		t.Errorf("with a message: %v, %v", ready, err)
 	}
 	receive(t, two, 1)

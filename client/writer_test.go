@@ -1,3 +1,5 @@
+//go:build linux
+
 package client_test
 
 import (
@@ -287,7 +289,7 @@ func TestLossOfTheDaemonComesOutAsUnavailable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Close() }()
+	t.Cleanup(func() { _ = c.Close() })
 	one, two := newPipe(t, c, "line")
 	w, r := newWriter(t, one, client.WriterOptions{}), newReader(t, two, client.ReaderOptions{})
 	_ = stop(os.Kill)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -52,7 +51,6 @@ var errTimeout = &codedError{code: exitTimeout, err: errors.New("timeout")}
 var hints = map[client.Reason]string{
 	client.ErrSessionNotFound:      "pipectl ls shows the sessions",
 	client.ErrPipeNotFound:         "pipectl inspect NAME shows the pipes of a session",
-	client.ErrEndpointNotFound:     "the end of a reference is 1 or 2, as in NAME/PIPE:2",
 	client.ErrProcessNotFound:      "pipectl inspect NAME shows the processes of a session",
 	client.ErrSessionExists:        "pipectl rm NAME removes an ended session, rm --force any",
 	client.ErrPipeExists:           "choose another name with --pipe",
@@ -66,6 +64,8 @@ var hints = map[client.Reason]string{
 	client.ErrProcessExited:        "pipectl wait NAME shows how it ended",
 	client.ErrProgramNotFound:      "give the path of the program, or its folder with --env PATH=FOLDER",
 	client.ErrProgramNotExecutable: "chmod +x makes a file executable; a script needs a first line with its interpreter",
+	client.ErrDirectory:            "--dir names the working directory of the program",
+	client.ErrMessageRefused:       "the framing of this pipe cannot carry it: pipectl inspect NAME shows the framing",
 	client.ErrDescriptorLimit:      "remove sessions with pipectl rm, or start piped with a higher limit of open files (ulimit -n)",
 	client.ErrUnfinishedMessage:    "part of a message was sent: go on with it through the API, or pipectl close the endpoint",
 	client.ErrBrokenPipe:           "nobody reads the other end any more: pipectl inspect NAME shows how it ended",
@@ -85,6 +85,11 @@ func hint(err error) string {
 	default:
 		return ""
 	}
+}
+
+func isBadAddress(err error) bool {
+	_, ok := errors.AsType[*client.AddressError](err)
+	return ok
 }
 
 func isNoServer(err error) bool {
@@ -126,10 +131,8 @@ func (f *factory) code(cmd *cobra.Command, err error) exitCode {
 		return exitNotExecutable
 	case isRun:
 		return exitFailed
-	case !f.ran:
+	case !f.ran, isBadAddress(err):
 		return exitUsage
-	case errors.Is(err, context.DeadlineExceeded):
-		return exitTimeout
 	default:
 		return exitError
 	}

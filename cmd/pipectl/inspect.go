@@ -80,6 +80,9 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 		for _, h := range e.GetHolders() {
 			fmt.Fprintf(b, "    held by %s\n", holderText(h))
 		}
+		if e.GetState() == pipedv1.Endpoint_STATE_HANDED_OVER {
+			continue // it is the process's own business
+		}
 		writeFlow(b, "sent", e.GetOutbox())
 		writeFlow(b, "received", e.GetInbox())
 	}

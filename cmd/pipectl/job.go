@@ -53,12 +53,14 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 		{name: "stdout", ref: j.ref("stdio"), to: j.f.out, lines: !j.raw},
 		{name: "stderr", ref: j.ref("stderr"), to: j.f.errOut},
 	}
-	var running sync.WaitGroup
 	for _, o := range outputs {
 		o.job, o.afterExit = j, limits.GetLogSize()+kernelPipe
 		if o.reader, err = j.client.Endpoint(o.ref).NewReader(ctx, client.ReaderOptions{}); err != nil {
 			return err
 		}
+	}
+	var running sync.WaitGroup
+	for _, o := range outputs {
 		running.Go(func() {
 			if err := o.pass(ctx, exited); err != nil {
 				stop(err)

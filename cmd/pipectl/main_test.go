@@ -1,6 +1,9 @@
+//go:build linux
+
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,8 +21,19 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"pipectl": main})
+	testscript.Main(cleaning{m}, map[string]func(){"pipectl": main})
 }
+
+// cleaning removes what all tests share after the last.
+type cleaning struct{ *testing.M }
+
+func (c cleaning) Run() int {
+	defer func() { _ = os.RemoveAll(sharedDir) }()
+	return c.M.Run()
+}
+
+// sharedDir is what daemonDir made.
+var sharedDir string
 
 // daemonDir is a folder with the daemon in it, built once.
 var daemonDir = sync.OnceValues(func() (string, error) {
@@ -26,6 +41,7 @@ var daemonDir = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	sharedDir = dir
 	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "piped"), "github.com/piped-dev/piped/cmd/piped").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -38,20 +54,23 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(bin) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			// Not below WORK: the path of a socket has little room.
-			dir, err := os.MkdirTemp("/tmp", "pc")
+			dir, err := os.MkdirTemp("/tmp", "pc") //nolint:usetesting // the path of a socket has little room
 			if err != nil {
 				return err
 			}
-			env.Defer(func() { _ = os.RemoveAll(dir) })
-			env.Setenv("DIR", dir)
-			env.Setenv(client.AddressVariable, "unix://"+dir+"/s")
+			addr := "unix://" + dir + "/s"
+			env.Defer(func() {
+				stopSpawned(t, addr)
+				_ = os.RemoveAll(dir)
+			})
+			env.Setenv(client.AddressVariable, addr)
+			// The race detector would sleep for a second at each exit.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
@@ -61,6 +80,28 @@ func TestScripts(t *testing.T) {
 			"waitsocket": waitSocket,
 			"exits":      exits,
 		},
+	})
+}
+
+// stopSpawned ends a daemon that a script has left behind, as --spawn does.
+func stopSpawned(t *testing.T, addr string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := client.Dial(ctx, addr)
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.Close() }()
+	info, err := c.Info(ctx)
+	if err != nil {
+		return // it is just ending
+	}
+	if err := syscall.Kill(int(info.GetPid()), syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+		t.Error(err)
+	}
+	eventually(t, func() bool {
+		_, err := client.FindAddress(ctx, addr)
+		return err != nil
 	})
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,12 +42,10 @@ var framings = []string{"line", "mp", "raw"}
 
 // parseFraming refuses what the daemon would refuse, before anything is made.
 func parseFraming(text string) (*pipedv1.Framing, error) {
-	for _, known := range framings {
-		if text == known {
-			return &pipedv1.Framing{Name: text}, nil
-		}
+	if !slices.Contains(framings, text) {
+		return nil, usageError("framing %q is not known: use %s", text, strings.Join(framings, ", "))
 	}
-	return nil, usageError("framing %q is not known: use %s", text, strings.Join(framings, ", "))
+	return &pipedv1.Framing{Name: text}, nil
 }
 
 // process returns what to start.

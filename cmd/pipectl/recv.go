@@ -68,15 +68,6 @@ func recvRun(ctx context.Context, f *factory, e *client.Endpoint, opts *recvOpti
 		readerOpts.MaxUnackedMessages = opts.count
 	}
 	r, err := e.NewReader(ctx, readerOpts)
-	if err == nil && r.Raw() && !opts.follow {
-		// There every byte counts as one, and a bound of a few would cut all
-		// that arrives into pieces.
-		readerOpts.MaxUnackedMessages = 0
-		err = r.Close(ctx)
-		if err == nil {
-			r, err = e.NewReader(ctx, readerOpts)
-		}
-	}
 	if err != nil {
 		return err
 	}

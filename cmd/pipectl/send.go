@@ -85,7 +85,7 @@ func sendRun(ctx context.Context, f *factory, w *client.Writer, file string, mes
 // sendFile sends a file as one message; its size is known beforehand where it is
 // a regular one.
 func sendFile(ctx context.Context, w *client.Writer, path string) error {
-	file, err := os.Open(path) //nolint:gosec // the user names the file
+	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func spawnDaemon(ctx context.Context, explicit string) (string, error) {
 
 // startDaemon starts the program and waits until it answers at addr.
 func startDaemon(ctx context.Context, program, addr, logPath string) (string, error) {
-	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600) //nolint:gosec // the user's own state directory
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return "", err
 	}
@@ -78,8 +78,12 @@ func startDaemon(ctx context.Context, program, addr, logPath string) (string, er
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start %s: %w", program, err)
 	}
-	died := make(chan error, 1)
-	go func() { died <- cmd.Wait() }()
+	died := make(chan struct{})
+	// It ends with us or with the daemon.
+	go func() {
+		_ = cmd.Wait()
+		close(died)
+	}()
 	ticker := time.NewTicker(spawnInterval)
 	defer ticker.Stop()
 	for {
@@ -88,8 +92,8 @@ func startDaemon(ctx context.Context, program, addr, logPath string) (string, er
 			if _, err := client.FindAddress(ctx, addr); err == nil {
 				return addr, nil
 			}
-		case err := <-died:
-			return "", fmt.Errorf("%s ended at once (%v); its log %s says: %s", program, err, logPath, lastLines(log, begin))
+		case <-died:
+			return "", fmt.Errorf("%s ended at once (%v); its log %s says: %s", program, cmd.ProcessState, logPath, lastLines(log, begin))
 		case <-ctx.Done():
 			return "", fmt.Errorf("%s, process %d: %w; its log %s says: %s", program, cmd.Process.Pid, context.Cause(ctx), logPath, lastLines(log, begin))
 		}
@@ -107,7 +111,7 @@ func stateDirectory() (string, error) {
 		base = filepath.Join(home, ".local", "state")
 	}
 	dir := filepath.Join(base, "piped")
-	return dir, os.MkdirAll(dir, 0o700)
+	return dir, os.MkdirAll(dir, 0o700) //nolint:gosec // the user names it
 }
 
 // daemonProgram finds piped: beside pipectl, then in PATH.
@@ -130,7 +134,7 @@ func daemonProgram() (string, error) {
 
 // lockSpawn lets one pipectl at a time start a daemon.
 func lockSpawn(ctx context.Context, path string) (unlock func(), err error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the user's own state directory
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
