@@ -129,22 +129,3 @@ func (e *Endpoint) CloseSend(ctx context.Context) error {
 	_, err := e.Close(ctx, CloseOptions{SendOnly: true})
 	return err
 }
-
-// sendsRaw says whether what is sent into the endpoint has no frames.
-func (e *Endpoint) sendsRaw(ctx context.Context) (bool, error) {
-	session, err := e.client.Get(ctx, e.ref.Session)
-	if err != nil {
-		return false, err
-	}
-	for _, pipe := range session.GetPipes() {
-		if e.ref.Pipe == "" || pipe.GetName() == e.ref.Pipe {
-			framing := pipe.GetFramingIn()
-			if e.ref.End == 2 {
-				framing = pipe.GetFramingOut()
-			}
-			return framing.GetName() == rawFraming, nil
-		}
-	}
-	// The daemon says it better when the stream is opened.
-	return false, nil
-}

@@ -72,10 +72,6 @@ func (e *Endpoint) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, 
 	if err != nil {
 		return nil, err
 	}
-	raw, err := e.sendsRaw(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if opts.ID == "" {
 		opts.ID = rand.Text()
 	}
@@ -92,7 +88,7 @@ func (e *Endpoint) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, 
 		stream:     stream,
 		cancel:     cancel,
 		id:         opts.ID,
-		raw:        raw,
+		raw:        opened.GetFraming() == rawFraming,
 		partSize:   int(limits.GetPartSize()),
 		level:      opts.Level,
 		wake:       make(chan struct{}, 1),

@@ -35,7 +35,7 @@ func (v *pipeService) Send(stream sendStream) error {
 		return statusError(err)
 	}
 	defer h.w.Close()
-	opened := &pipedv1.SendOpened{Expected: fromPosition(h.w.Expected())}
+	opened := &pipedv1.SendOpened{Expected: fromPosition(h.w.Expected()), Framing: h.w.Framing().Name}
 	if u := h.w.Unfinished(); u != nil {
 		opened.Unfinished = &pipedv1.UnfinishedMessage{Have: u.Have, Total: u.Total}
 	}

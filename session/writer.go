@@ -108,6 +108,9 @@ func (w *Writer) Close() {
 // the direction has ended. The caller must call stop.
 func (w *Writer) Watch() (changed <-chan struct{}, stop func()) { return w.out.Watch() }
 
+// Framing returns the framing of what is written.
+func (w *Writer) Framing() pipe.Framing { return w.e.Framing(false) }
+
 // Superseded is closed when a newer stream of the same writer took over.
 func (w *Writer) Superseded() <-chan struct{} { return w.superseded }
 

@@ -432,7 +432,10 @@ type SendOpened struct {
 	// A message that an earlier writer left unfinished, if there is one: go on
 	// at this offset, or close the endpoint. `message` is in the writer's
 	// sequence.
-	Unfinished    *UnfinishedMessage `protobuf:"bytes,2,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
+	Unfinished *UnfinishedMessage `protobuf:"bytes,2,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
+	// The framing name; in "raw" a batch of n bytes moves the position on by n
+	// messages, and no message comes in parts.
+	Framing       string `protobuf:"bytes,3,opt,name=framing,proto3" json:"framing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,6 +482,13 @@ func (x *SendOpened) GetUnfinished() *UnfinishedMessage {
 		return x.Unfinished
 	}
 	return nil
+}
+
+func (x *SendOpened) GetFraming() string {
+	if x != nil {
+		return x.Framing
+	}
+	return ""
 }
 
 // UnfinishedMessage is a message of which only parts were sent.
@@ -697,8 +707,9 @@ type RecvOpen struct {
 	// Where to start when start is RECV_START_POSITION. From a consumer it
 	// acknowledges everything before it.
 	Position *Position `protobuf:"bytes,6,opt,name=position,proto3" json:"position,omitempty"`
-	// Messages that may be on their way unacknowledged. 0 means 1 for a consumer
-	// and no limit for an observer and with auto_ack.
+	// Messages that may be on their way unacknowledged; in "raw" it counts
+	// batches. 0 means 1 for a consumer and no limit for an observer and with
+	// auto_ack.
 	MaxUnackedMessages uint64 `protobuf:"varint,7,opt,name=max_unacked_messages,json=maxUnackedMessages,proto3" json:"max_unacked_messages,omitempty"`
 	// Payload bytes that may be on their way unacknowledged; one message may
 	// exceed it. 0 means Limits.log_size.
@@ -1896,13 +1907,14 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\x03ack\x18\x02 \x01(\v2\x11.piped.v1.SendAckH\x00R\x03ack\x123\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
 	"\n" +
-	"\bresponse\"y\n" +
+	"\bresponse\"\x93\x01\n" +
 	"\n" +
 	"SendOpened\x12.\n" +
 	"\bexpected\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bexpected\x12;\n" +
 	"\n" +
 	"unfinished\x18\x02 \x01(\v2\x1b.piped.v1.UnfinishedMessageR\n" +
-	"unfinished\"=\n" +
+	"unfinished\x12\x18\n" +
+	"\aframing\x18\x03 \x01(\tR\aframing\"=\n" +
 	"\x11UnfinishedMessage\x12\x12\n" +
 	"\x04have\x18\x01 \x01(\x04R\x04have\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\"c\n" +
