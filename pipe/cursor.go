@@ -42,11 +42,14 @@ type Event struct {
 func (e Event) None() bool { return e.Batch == nil && e.Gap == nil && e.End == nil }
 
 // Consumer returns a cursor at the first message that is not acknowledged.
-// There should be one consumer at a time; who calls sees to that.
+// There should be one consumer at a time; who calls sees to that. Of several the
+// latest alone makes a shared end read.
 func (in *Inbox) Consumer() *Cursor {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	c := &Cursor{in: in, at: in.acked, consumer: true, changed: make(chan struct{}, 1)}
+	in.restLocked(in.wants)
+	in.consumer = c
 	in.watchLocked(c.changed)
 	return c
 }
@@ -70,9 +73,18 @@ func (in *Inbox) oldestLocked() place {
 	return p
 }
 
-// Seek moves an observer to a position, which must be retained or the next to
-// come; otherwise ErrPosition. A position before what is retained moves it to
-// the oldest, and the next event is the gap.
+// oldestLocked is the first place that the cursor may stand at.
+func (c *Cursor) oldestLocked() place {
+	if c.consumer {
+		return c.in.acked
+	}
+	return c.in.oldestLocked()
+}
+
+// Seek moves the cursor to a position that has arrived or is the next to come;
+// otherwise ErrPosition. A position before what is retained (what is not
+// acknowledged, for a consumer) moves it to the oldest, and the next event is
+// the gap.
 func (c *Cursor) Seek(to Position) error {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
@@ -80,8 +92,9 @@ func (c *Cursor) Seek(to Position) error {
 	if c.consumer {
 		floor = c.in.acked
 	}
+	c.missed, c.ended = nil, false
 	if to.Before(floor.position()) {
-		c.at, c.missed = c.in.oldestLocked(), &to
+		c.at, c.missed = c.oldestLocked(), &to
 		return nil
 	}
 	p, ok := c.in.recoverLocked(floor, to)
@@ -92,11 +105,17 @@ func (c *Cursor) Seek(to Position) error {
 	return nil
 }
 
-// SeekEnd moves an observer to the next message that arrives.
+// SeekEnd moves an observer to what arrives next: the next message, or the rest
+// of the one that is arriving.
 func (c *Cursor) SeekEnd() {
-	c.in.mu.Lock()
-	defer c.in.mu.Unlock()
-	c.at = c.in.head
+	in := c.in
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	c.missed, c.ended = nil, false
+	c.at = in.head
+	if c.at.pay == 0 && in.lastEnd >= in.base.off && !in.tailOpen && !isRaw(in.cut) {
+		c.at = place{off: in.lastEnd, num: in.head.num} // not inside its header
+	}
 }
 
 // Position returns where the cursor stands.
@@ -111,40 +130,40 @@ func (c *Cursor) Close() {
 	c.in.unwatch(c.changed)
 }
 
-// Rest takes back the wish of a consumer that waited on a shared end: what is
-// not read from the kernel yet stays there.
+// Rest takes back the wish of a consumer that waited on a shared end: when it
+// returns, what is not read from the kernel yet stays there. Unlike the other
+// methods it may be called by any goroutine.
 func (c *Cursor) Rest() {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.in.restLocked(c)
+}
+
+// Next returns what is at the cursor and moves past it, without waiting; an
+// empty Event means that nothing is there yet. On a shared end a consumer that
+// finds nothing makes the inbox read from the kernel until one message is there,
+// [Cursor.Rest] is called, or another consumer takes over. The data is appended
+// to buf[:0].
+func (c *Cursor) Next(buf []byte, lim Limits) (Event, error) {
 	in := c.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.wants == c {
 		in.wants = nil
-		close(in.unwanted)
 	}
-}
-
-// Next returns what is at the cursor and moves past it, without waiting; an
-// empty Event means that nothing is there yet. On a shared end a consumer that
-// finds nothing makes the inbox read from the kernel until one message is there
-// or [Cursor.Rest] is called. The data is appended to buf[:0].
-func (c *Cursor) Next(buf []byte, lim Limits) (Event, error) {
-	ev, err := c.next(buf, lim)
-	if err != nil || !ev.None() || !c.consumer || !c.in.desc.shared() {
+	ev, err := c.nextLocked(buf, lim)
+	if err != nil || !ev.None() || in.end != nil || in.consumer != c || !in.desc.shared() {
 		return ev, err
 	}
-	if c.in.fillOnce(c) {
-		if ev, err = c.next(buf, lim); err != nil || !ev.None() {
-			return ev, err
-		}
+	if in.pullLocked(c) == nil {
+		return c.nextLocked(buf, lim)
 	}
-	c.in.want(c)
+	in.wantLocked(c)
 	return Event{}, nil
 }
 
-func (c *Cursor) next(buf []byte, lim Limits) (Event, error) {
+func (c *Cursor) nextLocked(buf []byte, lim Limits) (Event, error) {
 	in := c.in
-	in.mu.Lock()
-	defer in.mu.Unlock()
 	if in.closed {
 		return Event{}, ErrClosed
 	}
@@ -180,9 +199,7 @@ func (c *Cursor) gapLocked() *Gap {
 		return nil
 	}
 	from := c.at.position()
-	if c.at = *floor; !c.consumer {
-		c.at = c.in.oldestLocked()
-	}
+	c.at = c.oldestLocked()
 	return &Gap{From: from, To: c.at.position()}
 }
 
@@ -193,7 +210,7 @@ func (c *Cursor) availableLocked() bool {
 	if c.at.off >= in.head.off {
 		return false
 	}
-	if _, ok := in.cut.(raw); ok || c.at.off < in.lastEnd || in.tailOpen {
+	if isRaw(in.cut) || c.at.off < in.lastEnd || in.tailOpen {
 		return true
 	}
 	there := in.head.pay - c.at.pay // payload of the unfinished message
@@ -206,26 +223,22 @@ func (c *Cursor) availableLocked() bool {
 // refuseLocked refuses the message at the cursor if it is too long for lim.
 func (c *Cursor) refuseLocked(lim Limits) error {
 	limit := lim.MaxMessage
-	if _, ok := c.in.cut.(raw); ok || limit == 0 && !lim.Zero {
+	if isRaw(c.in.cut) || limit == 0 && !lim.Zero {
 		return nil
 	}
 	p := c.at
 	p.message(c.in.cut, &c.in.log, 1, c.in.head.off, nil) // past the header
 	size := p.total()
 	if size == 0 {
-		p = c.at
-		if !p.message(c.in.cut, &c.in.log, ^uint64(0), c.in.head.off, func(b []byte, payload bool) {
+		p, size = c.at, c.at.pay
+		p.message(c.in.cut, &c.in.log, ^uint64(0), c.in.head.off, func(b []byte, payload bool) {
 			if payload {
 				size += uint64(len(b))
 			}
-		}) && size <= limit {
-			return nil
-		}
-		size += c.at.pay
+		})
 	}
 	if size > limit {
 		return &TooLongError{Size: size, Max: limit}
 	}
 	return nil
 }
-

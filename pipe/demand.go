@@ -1,116 +1,53 @@
 package pipe
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // A shared end is filled on demand: only while a consumer waits for a message,
-// and one message at a time.
+// and one message at a time. A look at who wants, and the read that follows from
+// it, are one critical section: after [Cursor.Rest] not a byte is taken any more.
 
-// fillOnce reads from a shared descriptor without waiting, unless a filler
-// does; it reports whether anything happened.
-func (in *Inbox) fillOnce(c *Cursor) bool {
-	in.mu.Lock()
-	if in.filling || in.closed || in.end != nil || in.wants != nil && in.wants != c || in.fullLocked() {
-		in.mu.Unlock()
-		return false
-	}
-	in.filling = true
-	in.fillers.Add(1)
-	in.mu.Unlock()
-	defer in.fillers.Done()
-	happened := false
-	for !happened {
-		n, err := in.readShared()
+// errFull: nothing is read because the log is full.
+var errFull = errors.New("log is full, nothing is read")
+
+// pullLocked reads from a shared descriptor until there is something for c or
+// the direction has ended. It does not wait: it returns unix.EAGAIN when the
+// kernel has nothing more, errFull when the log takes nothing more.
+func (in *Inbox) pullLocked(c *Cursor) error {
+	for in.end == nil && !c.availableLocked() {
+		if !in.roomLocked() {
+			return errFull
+		}
+		n, err := in.readMessageLocked()
 		if err == unix.EAGAIN {
-			break
+			return err
 		}
-		happened = in.filled(n, err) || in.complete(c)
+		in.filledLocked(n, err)
 	}
-	in.mu.Lock()
-	in.filling = false
-	in.mu.Unlock()
-	return happened
+	return nil
 }
 
-// complete reports whether there is something for c now.
-func (in *Inbox) complete(c *Cursor) bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return c.availableLocked() || in.fullLocked()
-}
-
-// want lets a filler run until there is something for c.
-func (in *Inbox) want(c *Cursor) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if in.closed || in.end != nil || in.wants == c || c.availableLocked() {
-		return
-	}
-	in.wants, in.unwanted = c, make(chan struct{})
-	if !in.filling {
-		in.filling = true
-		in.fillers.Go(in.fillWanted)
-	}
-}
-
-// fillWanted reads a shared descriptor as long as a consumer wants a message.
-func (in *Inbox) fillWanted() {
-	for {
-		in.mu.Lock()
-		if in.wants != nil && (in.end != nil || in.wants.availableLocked()) {
-			in.wants = nil
-		}
-		if in.wants == nil || in.closed {
-			in.filling = false
-			in.mu.Unlock()
-			return
-		}
-		unwanted := in.unwanted
-		in.mu.Unlock()
-		n, err := in.readShared()
-		if err == unix.EAGAIN {
-			in.desc.waitReadable(unwanted)
-			continue
-		}
-		in.filled(n, err)
-	}
-}
-
-// readShared reads at most up to the end of the next message into reserved
-// space, so that what follows stays in the kernel for the next reader of the
-// end, whoever that is: a socket is peeked first, on a pipe the framing says how
-// many bytes it is sure to need.
-func (in *Inbox) readShared() (int, error) {
-	b := in.reserve()
-	var err error
-	if in.desc.socket {
-		n, perr := in.desc.tryRead(b, true)
-		if n > 0 {
-			b = b[:in.upToMessageEnd(b[:n])]
-		}
-		err = perr
-	} else if need := in.need(); need < len(b) {
-		b = b[:need]
-	}
-	n := 0
-	if err == nil {
-		n, err = in.desc.tryRead(b, false)
+// readMessageLocked reads at most up to the end of the message at head: what
+// follows stays in the kernel for the next reader of the end, whoever that is.
+func (in *Inbox) readMessageLocked() (int, error) {
+	b := in.reserveLocked()
+	n, err := in.desc.peek(b)
+	if n > 0 {
+		n, err = in.desc.take(b[:in.upToMessageEndLocked(b[:n])])
 	}
 	if err == unix.EAGAIN {
-		in.unreserve()
+		in.log.unreserve()
 	}
-	return max(n, 0), err
+	return n, err
 }
 
-// upToMessageEnd returns how many of the peeked bytes belong to the message at
-// head.
-func (in *Inbox) upToMessageEnd(b []byte) int {
-	if _, ok := in.cut.(raw); ok {
-		return len(b)
-	}
-	in.mu.Lock()
-	p := in.head
-	in.mu.Unlock()
-	n := 0
+// upToMessageEndLocked returns how many of the bytes b, which come after head,
+// belong to the message there.
+func (in *Inbox) upToMessageEndLocked(b []byte) int {
+	p, n := in.head, 0
 	for n < len(b) {
 		seg, err := p.step(in.cut, b[n:])
 		n += seg.n
@@ -121,21 +58,51 @@ func (in *Inbox) upToMessageEnd(b []byte) int {
 	return n
 }
 
-// need returns how many bytes the message at head is sure to have still.
-func (in *Inbox) need() int {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if _, ok := in.cut.(mp); !ok {
-		return maxPage
+// wantLocked lets a filler run until there is something for c.
+func (in *Inbox) wantLocked(c *Cursor) {
+	in.wants = c
+	if in.unwanted == nil {
+		in.unwanted = make(chan struct{})
 	}
-	st := &in.head.st
-	switch {
-	case st.body:
-		return int(min(st.left, maxPage)) //nolint:gosec // at most a page
-	case st.n >= mpShort:
-		return mpLong - int(st.n)
-	default:
-		return mpShort - int(st.n)
+	if !in.filling {
+		in.filling = true
+		in.fillers.Go(in.fillWanted)
 	}
 }
 
+// restLocked releases the filler if it runs for c.
+func (in *Inbox) restLocked(c *Cursor) {
+	if c != nil && in.wants == c {
+		in.wants = nil
+		close(in.unwanted)
+		in.unwanted = nil
+	}
+}
+
+// fillWanted reads a shared descriptor as long as a consumer wants a message.
+func (in *Inbox) fillWanted() {
+	for {
+		in.mu.Lock()
+		if in.wants != nil && !in.closed && in.pullLocked(in.wants) == nil {
+			in.wants = nil
+		}
+		if in.wants == nil || in.closed {
+			in.filling = false
+			in.mu.Unlock()
+			return
+		}
+		full, unwanted := in.fullLocked(), in.unwanted
+		in.mu.Unlock()
+		if full {
+			select {
+			case <-in.room:
+			case <-unwanted:
+			case <-in.desc.stopRead.ch:
+			}
+			continue
+		}
+		if err := in.desc.waitReadable(unwanted); err != nil && !errors.Is(err, errStopped) {
+			in.filled(0, err)
+		}
+	}
+}

@@ -13,9 +13,6 @@ import (
 // errStopped: a wait was ended by whoever waits, not by the descriptor.
 var errStopped = errors.New("stopped")
 
-// pipeBuf is what a pipe that polls writable takes without blocking (PIPE_BUF).
-const pipeBuf = 4096
-
 // A descriptor is the daemon's copy of an end, or of one half of it. A sealed
 // one is non-blocking and lives in Go's poller; a shared one stays blocking, so
 // every call on it carries its own "do not wait".
@@ -49,7 +46,7 @@ func newDescriptor(fd int, socket, sealed bool, poller *Poller) (*descriptor, er
 		_ = unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	d.file = os.NewFile(uintptr(fd), "pipe") //nolint:gosec // a descriptor
+	d.file = os.NewFile(uintptr(fd), "pipe")
 	conn, err := d.file.SyscallConn()
 	if err != nil {
 		_ = d.file.Close()
@@ -101,7 +98,7 @@ func (d *descriptor) close() {
 // back when there was nothing. Only for sealed descriptors.
 func (d *descriptor) read(room func() []byte, undo func()) (n int, err error) {
 	werr := d.conn.Read(func(fd uintptr) bool {
-		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), room()) }) //nolint:gosec // a descriptor
+		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), room()) })
 		if err == unix.EAGAIN {
 			undo()
 			return false
@@ -114,48 +111,42 @@ func (d *descriptor) read(room func() []byte, undo func()) (n int, err error) {
 	return n, err
 }
 
-// tryRead reads without waiting; unix.EAGAIN when nothing is there.
-func (d *descriptor) tryRead(b []byte, peek bool) (int, error) {
+// peek copies what is there to b and consumes nothing, but for a reset, which
+// only one look can see. It does not wait: unix.EAGAIN when nothing is there.
+// Only for shared descriptors, as take.
+func (d *descriptor) peek(b []byte) (int, error) {
+	if d.socket {
+		return d.recv(b, unix.MSG_PEEK)
+	}
+	return d.poller.scratch.peek(d.fd, b)
+}
+
+// take reads without waiting; unix.EAGAIN when nothing is there.
+func (d *descriptor) take(b []byte) (int, error) {
+	if d.socket {
+		return d.recv(b, 0)
+	}
+	return d.poller.scratch.take(d.fd, b)
+}
+
+func (d *descriptor) recv(b []byte, flags int) (int, error) {
 	return ignoringEINTR(func() (int, error) {
-		if d.socket {
-			flags := unix.MSG_DONTWAIT
-			if peek {
-				flags |= unix.MSG_PEEK
-			}
-			n, _, err := unix.Recvfrom(d.fd, b, flags)
-			return n, err
-		}
-		n, err := unix.Preadv2(d.fd, [][]byte{b}, -1, unix.RWF_NOWAIT)
-		if err != unix.EOPNOTSUPP {
-			return n, err
-		}
-		// Pipes know RWF_NOWAIT since Linux 6.4. Before, nobody else should read
-		// this end, so what poll sees a read will find.
-		if d.ready(unix.POLLIN) == 0 {
-			return 0, unix.EAGAIN
-		}
-		return unix.Read(d.fd, b)
+		n, _, err := unix.Recvfrom(d.fd, b, flags|unix.MSG_DONTWAIT)
+		return n, err
 	})
 }
 
 // tryWrite writes what fits without waiting; unix.EAGAIN when nothing does.
 func (d *descriptor) tryWrite(vecs [][]byte) (int, error) {
-	return ignoringEINTR(func() (int, error) {
-		if d.socket {
+	switch {
+	case d.socket:
+		return ignoringEINTR(func() (int, error) {
 			return unix.SendmsgBuffers(d.fd, vecs, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-		}
-		if !d.shared() {
-			return unix.Writev(d.fd, vecs)
-		}
-		n, err := unix.Pwritev2(d.fd, vecs, -1, unix.RWF_NOWAIT)
-		if err != unix.EOPNOTSUPP {
-			return n, err
-		}
-		if d.ready(unix.POLLOUT)&unix.POLLOUT == 0 {
-			return 0, unix.EAGAIN
-		}
-		return unix.Write(d.fd, vecs[0][:min(len(vecs[0]), pipeBuf)])
-	})
+		})
+	case d.shared():
+		return d.poller.scratch.put(d.fd, vecs)
+	}
+	return ignoringEINTR(func() (int, error) { return unix.Writev(d.fd, vecs) })
 }
 
 // write writes what fits, waiting until anything does. The attempt is made
@@ -182,10 +173,10 @@ func (d *descriptor) write(vecs [][]byte) (n int, err error) {
 	return n, err
 }
 
-// waitReadable blocks until a shared descriptor is readable, reading is
-// interrupted, or stop is closed.
-func (d *descriptor) waitReadable(stop <-chan struct{}) {
-	_ = d.poller.Wait(d.fd, unix.EPOLLIN|unix.EPOLLRDHUP, d.stopRead.ch, stop)
+// waitReadable blocks until a shared descriptor is readable; errStopped means
+// that reading is interrupted or stop is closed.
+func (d *descriptor) waitReadable(stop <-chan struct{}) error {
+	return d.poller.Wait(d.fd, unix.EPOLLIN|unix.EPOLLRDHUP, d.stopRead.ch, stop)
 }
 
 // ready polls without waiting and without consuming anything, a pending reset

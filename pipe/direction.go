@@ -1,6 +1,9 @@
 package pipe
 
-import "sync"
+import (
+	"fmt"
+	"sync"
+)
 
 // DefaultPart is the size of the parts in which large messages travel: 1 MiB, a
 // quarter of gRPC's default limit for one message in every language.
@@ -8,7 +11,7 @@ const DefaultPart = 1 << 20
 
 // A direction is one log with its places. Inbox and Outbox are the two kinds.
 type direction struct {
-	mu  sync.Mutex
+	mu sync.Mutex
 	// framing and its cutter never change.
 	framing Framing
 	cut     cutter
@@ -89,15 +92,23 @@ func (d *direction) End() *End {
 }
 
 // countLocked moves head over the bytes up to the end of the log: this is the
-// commit. It stops at a byte that cannot be.
+// commit. It stops before a payload byte over the limit and behind a header
+// that cannot be, at the same offset however the bytes came.
 func (d *direction) countLocked() error {
 	for d.head.off < d.log.end {
-		seg, err := d.head.step(d.cut, d.log.from(d.head.off))
-		if err == nil && d.head.pay > d.framing.MaxMessage {
-			err = &frameError{cause: CauseOverLimit, want: d.head.pay, detail: "message is longer than the limit"}
+		data := d.log.from(d.head.off)
+		if room := d.framing.MaxMessage - d.head.pay; uint64(len(data)) > room {
+			data = data[:max(room, 1)]
 		}
+		before := d.head
+		seg, err := d.head.step(d.cut, data)
 		if err != nil {
 			return err
+		}
+		if want := d.head.pay; want > d.framing.MaxMessage {
+			d.head = before
+			return &frameError{cause: CauseOverLimit, want: want,
+				detail: fmt.Sprintf("message is longer than the limit of %d bytes", d.framing.MaxMessage)}
 		}
 		if seg.end {
 			d.lastEnd = d.head.off
@@ -110,7 +121,7 @@ func (d *direction) countLocked() error {
 // counts as one.
 func (d *direction) queuedLocked(from *place) (messages, bytes uint64) {
 	messages = d.head.num - from.num
-	if _, ok := d.cut.(raw); !ok && !d.head.fresh() && !d.tailOpen {
+	if !isRaw(d.cut) && !d.head.fresh() && !d.tailOpen {
 		messages++
 	}
 	return messages, d.head.off - from.off

@@ -14,7 +14,8 @@
 // shared end may be inherited at any time, so its description stays blocking
 // (O_NONBLOCK belongs to the description, which a child's copy shares), it is
 // watched by a [Poller] of our own, and it is read only while somebody waits
-// for a message, one message at a time.
+// for a message, one message at a time: the bytes are looked at first (MSG_PEEK,
+// tee), so that what follows the message stays in the kernel for other holders.
 //
 // # Directions
 //

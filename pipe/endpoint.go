@@ -44,10 +44,11 @@ type Spec struct {
 	// In is the framing of what goes into end 1 and comes out of end 2, Out of
 	// what comes out of end 1.
 	In, Out Framing
-	// LogSize bounds each direction, in bytes; TailSize is kept beyond what is
-	// acknowledged.
+	// LogSize bounds each direction, in bytes, and must not be 0; TailSize is kept
+	// beyond what is acknowledged.
 	LogSize, TailSize uint64
-	// MaxMessage is the largest payload where the framing has no smaller limit.
+	// MaxMessage is the largest payload where the framing has no smaller limit; it
+	// must not be 0.
 	MaxMessage uint64
 	Overflow   Overflow
 	// Sealed: end 1 will never be inherited.
@@ -66,10 +67,12 @@ type Endpoint struct {
 	sealed      bool
 	read, write *descriptor // the same for a socket; nil without that direction
 
-	mu      sync.Mutex
-	closing bool
-	closed  chan struct{}
-	drop    sync.Once
+	mu        sync.Mutex
+	closing   bool
+	halfClose bool // CloseSend was called
+	hungUp    bool // the sending direction is closed
+	closed    chan struct{}
+	drop      sync.Once
 }
 
 // Open makes a pipe and returns the daemon's copies of its ends 1 and 2.
@@ -206,12 +209,12 @@ func (e *Endpoint) Descriptors() (read, write int) {
 func (e *Endpoint) hangup() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.hungUp = true
 	switch {
-	case e.closing: // the whole end closes
-	case e.write == e.read:
-		_ = unix.Shutdown(e.write.fd, unix.SHUT_WR)
-	default:
+	case e.write != e.read:
 		e.write.close()
+	case e.halfClose:
+		_ = unix.Shutdown(e.write.fd, unix.SHUT_WR)
 	}
 }
 
@@ -222,6 +225,9 @@ func (e *Endpoint) CloseSend(discard bool) error {
 	if e.out == nil {
 		return ErrWrongDirection
 	}
+	e.mu.Lock()
+	e.halfClose = true
+	e.mu.Unlock()
 	e.out.Close(discard)
 	return nil
 }
@@ -236,6 +242,7 @@ func (e *Endpoint) Close(discard bool) {
 	e.mu.Unlock()
 	if e.in != nil {
 		e.in.close()
+		e.read.interruptRead()
 	}
 	if e.out != nil {
 		e.out.Close(discard)
@@ -243,23 +250,35 @@ func (e *Endpoint) Close(discard bool) {
 	e.drop.Do(func() { go e.release() })
 }
 
-// release closes the descriptors once the outbox is done, and frees the logs.
+// release frees the inbox, and closes the descriptors once the outbox is done.
 func (e *Endpoint) release() {
 	defer close(e.closed)
-	if e.out != nil {
-		<-e.out.Flushed()
-	}
 	if e.in != nil {
-		e.read.interruptRead()
 		e.in.fillers.Wait()
 		e.in.free()
+		e.stopReceiving()
 	}
 	if e.out != nil {
+		<-e.out.Flushed()
 		e.out.drainers.Wait()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	ends{e.read, e.write}.close()
+}
+
+// stopReceiving lets the other end know that nobody reads any more, so that it
+// does not wait for us while we wait for it to take what is left. On a socket
+// that acts on all copies of the end, so it is done only where there are none.
+func (e *Endpoint) stopReceiving() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.read != e.write:
+		e.read.close()
+	case e.sealed:
+		_ = unix.Shutdown(e.read.fd, unix.SHUT_RD)
+	}
 }
 
 // Closing reports whether Close was called.
@@ -281,13 +300,12 @@ func (e *Endpoint) Flush(ctx context.Context) error {
 	}
 	changed, stop := e.out.Watch()
 	defer stop()
+	if err := e.out.Push(); err != nil {
+		return err
+	}
 	for {
-		info := e.out.Info()
-		switch {
-		case info.End != nil && info.End.Cause == CauseBrokenPipe:
-			return ErrBrokenPipe
-		case info.QueuedBytes == 0:
-			return nil
+		if done, err := e.out.delivered(); done || err != nil {
+			return err
 		}
 		select {
 		case <-changed:
@@ -305,11 +323,11 @@ func (e *Endpoint) HungUp() bool {
 	if e.closing {
 		return true
 	}
-	if e.in != nil {
-		if e.in.End() != nil {
-			return true
-		}
-		return e.read.ready(unix.POLLRDHUP)&unix.POLLHUP != 0
+	switch {
+	case e.read != nil && e.read.ready(unix.POLLIN)&unix.POLLHUP == 0:
+		return false
+	case e.write == nil || e.write == e.read || e.hungUp:
+		return true
 	}
 	return e.write.ready(unix.POLLOUT)&unix.POLLERR != 0
 }

@@ -4,7 +4,7 @@ package pipe
 // be something available.
 func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 	b := &Batch{First: c.at.position(), Data: buf[:0]}
-	if _, ok := c.in.cut.(raw); ok {
+	if isRaw(c.in.cut) {
 		c.gatherRaw(b, lim)
 		return b
 	}
@@ -12,7 +12,7 @@ func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 	for more := true; more; {
 		m := c.measure()
 		if b.Sizes == nil && (m.part || !c.at.fresh()) {
-			c.gatherPart(b, keep)
+			c.gatherPart(b, m, keep)
 			break
 		}
 		if b.Sizes != nil && (m.part || keep && m.around != b.Prefix+b.Suffix || len(b.Data)+int(m.size) > c.bytes(lim)) { //nolint:gosec // at most a part
@@ -114,9 +114,13 @@ func (c *Cursor) gatherMessage(b *Batch, m measured, keep bool) {
 
 // gatherPart takes one part of a large or cut message; it stands alone in its
 // batch.
-func (c *Cursor) gatherPart(b *Batch, keep bool) {
+func (c *Cursor) gatherPart(b *Batch, m measured, keep bool) {
+	most := c.in.part
+	if !m.part {
+		most = ^uint64(0) // the last one, and the line end behind it
+	}
 	b.Total = c.at.total()
-	around, ended := c.copyMessage(b, c.in.part, keep)
+	around, ended := c.copyMessage(b, most, keep)
 	if keep {
 		c.around(b, around)
 	}

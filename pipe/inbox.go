@@ -25,6 +25,7 @@ type Inbox struct {
 	drops      Drops
 	blocked    time.Time
 	room       chan struct{} // cap 1: the filler waits for space
+	consumer   *Cursor       // the latest one; it alone may want
 	wants      *Cursor       // shared: the consumer that waits for a message
 	unwanted   chan struct{} // shared: closed when nobody wants any more
 	filling    bool          // shared: a filler runs
@@ -32,7 +33,8 @@ type Inbox struct {
 	endWasRead bool
 }
 
-// Drops counts what was dropped by policy.
+// Drops counts what was dropped by policy. A message that was dropped from the
+// middle of the log on counts when its end is dropped.
 type Drops struct{ Messages, Bytes uint64 }
 
 func newInbox(desc *descriptor, f Framing, spec *Spec) (*Inbox, error) {
@@ -64,24 +66,10 @@ func (in *Inbox) fill() {
 func (in *Inbox) waitRoom() bool {
 	for {
 		in.mu.Lock()
-		full := in.fullLocked()
-		if full && in.drop {
-			in.dropOldestLocked()
-			full = false
-		}
-		if full && in.blocked.IsZero() {
-			in.blocked = time.Now()
-		}
-		if !full {
-			in.blocked = time.Time{}
-		}
-		closed := in.closed
+		room, closed := in.roomLocked(), in.closed
 		in.mu.Unlock()
-		if closed {
-			return false
-		}
-		if !full {
-			return true
+		if room || closed {
+			return !closed
 		}
 		select {
 		case <-in.room:
@@ -91,16 +79,35 @@ func (in *Inbox) waitRoom() bool {
 	}
 }
 
+// roomLocked reports whether the log takes more, after dropping where that is
+// the policy.
+func (in *Inbox) roomLocked() bool {
+	if in.drop && in.fullLocked() {
+		in.dropOldestLocked()
+	}
+	switch {
+	case !in.fullLocked():
+		in.blocked = time.Time{}
+		return true
+	case in.blocked.IsZero():
+		in.blocked = time.Now()
+	}
+	return false
+}
+
 func (in *Inbox) fullLocked() bool { return in.head.off-in.acked.off >= in.limit }
 
 func (in *Inbox) reserve() []byte {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	return in.reserveLocked()
+}
+
+// reserveLocked returns space to read into; the log must not be full.
+func (in *Inbox) reserveLocked() []byte {
 	b := in.log.reserve()
-	if room := in.limit - min(in.limit, in.head.off-in.acked.off); uint64(len(b)) > room {
-		b = b[:max(room, 1)]
-	}
-	return b
+	room := in.limit - (in.head.off - in.acked.off)
+	return b[:min(uint64(len(b)), room)]
 }
 
 func (in *Inbox) unreserve() {
@@ -114,8 +121,13 @@ func (in *Inbox) unreserve() {
 func (in *Inbox) filled(n int, err error) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.filledLocked(n, err)
+	return in.end != nil
+}
+
+func (in *Inbox) filledLocked(n int, err error) {
 	if in.closed {
-		return true
+		return
 	}
 	if n > 0 {
 		in.log.commit(n)
@@ -127,18 +139,13 @@ func (in *Inbox) filled(n int, err error) bool {
 		in.finishLocked(err)
 	}
 	in.wakeLocked()
-	return in.end != nil
 }
 
 // badLocked ends the direction at bytes that cannot be a frame.
 func (in *Inbox) badLocked(err error) {
-	e := &End{Cause: CauseBadFrame, Position: Position{Message: in.head.num}, Bytes: in.head.off, Detail: err.Error()}
-	var fe *frameError
-	if errors.As(err, &fe) {
+	e := &End{Cause: CauseBadFrame, Position: in.head.position(), Bytes: in.head.off, Detail: err.Error()}
+	if fe, ok := errors.AsType[*frameError](err); ok {
 		e.Cause, e.Want = fe.cause, fe.want
-	}
-	if _, ok := in.cut.(line); ok {
-		e.Position.Offset = in.head.pay
 	}
 	in.end = e
 }
@@ -168,9 +175,6 @@ func (in *Inbox) finishLocked(err error) {
 
 // finishPartialLocked makes the unfinished line at the end a message.
 func (in *Inbox) finishPartialLocked() {
-	if _, ok := in.cut.(raw); ok {
-		return
-	}
 	in.tailOpen = true
 	in.head = place{off: in.head.off, num: in.head.num + 1}
 }

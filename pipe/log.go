@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"math/bits"
+	"slices"
 	"sort"
 	"sync"
 )
@@ -18,7 +19,7 @@ const (
 var pagePools [5]sync.Pool // 4, 8, 16, 32, 64 KiB
 
 func newPage(size int) []byte {
-	class := bits.Len(uint(size-1)) - bits.Len(uint(minPage-1)) //nolint:gosec // size is at least minPage
+	class := bits.Len(uint(size-1)) - bits.Len(uint(minPage-1))
 	if p, ok := pagePools[class].Get().(*[]byte); ok {
 		return *p
 	}
@@ -27,7 +28,7 @@ func newPage(size int) []byte {
 
 func freePage(b []byte) {
 	b = b[:cap(b)]
-	class := bits.Len(uint(len(b)-1)) - bits.Len(uint(minPage-1)) //nolint:gosec // as made by newPage
+	class := bits.Len(uint(len(b)-1)) - bits.Len(uint(minPage-1))
 	pagePools[class].Put(&b)
 }
 
@@ -127,12 +128,9 @@ func (l *log) release(off uint64) {
 	n := 0
 	for n < len(l.pages) && len(l.pages[n].data) == cap(l.pages[n].data) && l.pages[n].start+uint64(len(l.pages[n].data)) <= off {
 		freePage(l.pages[n].data)
-		l.pages[n] = page{}
 		n++
 	}
-	if n > 0 {
-		l.pages = append(l.pages[:0], l.pages[n:]...)
-	}
+	l.pages = slices.Delete(l.pages, 0, n)
 }
 
 // drop frees everything. Nothing may be reserved.

@@ -17,8 +17,11 @@ type Outbox struct {
 	// hangup closes this direction alone once everything is handed over.
 	hangup   func()
 	scratch  []byte
-	draining bool
+	draining bool // somebody is writing; only they move base
 	closing  bool
+	discard  bool // drop what is left
+	// discarded: something was dropped.
+	discarded bool
 	// have and total are the payload bytes that are there and announced of the
 	// unfinished message at head.
 	unfinished  bool
@@ -86,7 +89,7 @@ func (o *Outbox) Append(p Part) error {
 
 func (o *Outbox) refuseLocked(p Part) error {
 	size := p.Offset + uint64(len(p.Data))
-	_, isRaw := o.cut.(raw)
+	isRaw := isRaw(o.cut)
 	switch {
 	case o.end != nil && o.end.Cause == CauseBrokenPipe:
 		return ErrBrokenPipe
@@ -97,8 +100,6 @@ func (o *Outbox) refuseLocked(p Part) error {
 	case isRaw && (p.More || p.Offset != 0):
 		return fmt.Errorf("%w raw: it has no messages that could come in parts", ErrMessage)
 	case !isRaw && p.Offset != o.have:
-		return &UnfinishedError{Number: o.head.num, Have: o.have, Total: o.total}
-	case p.Offset == 0 && o.unfinished:
 		return &UnfinishedError{Number: o.head.num, Have: o.have, Total: o.total}
 	case !isRaw && max(size, p.Total) > o.framing.MaxMessage:
 		return &TooLongError{Size: max(size, p.Total), Max: o.framing.MaxMessage}
@@ -163,7 +164,9 @@ func (o *Outbox) drain(vecs [][]byte) {
 	for vecs != nil {
 		n, err := o.desc.write(vecs)
 		o.mu.Lock()
-		vecs = o.handedOverLocked(vecs, n, err)
+		if vecs = o.handedOverLocked(vecs, n, err); vecs != nil {
+			o.blocked = time.Now()
+		}
 		o.mu.Unlock()
 	}
 }
@@ -178,30 +181,29 @@ func (o *Outbox) vectorsLocked() [][]byte {
 // handedOverLocked notes what a write did, and returns what is to be written
 // next; nil ends the draining.
 func (o *Outbox) handedOverLocked(vecs [][]byte, n int, err error) [][]byte {
-	if n > 0 && o.end == nil {
+	if n > 0 {
 		o.base.forward(o.cut, &o.log, o.base.off+uint64(n))
 		o.log.release(o.base.off)
 		o.blocked = time.Time{}
 		o.wakeLocked()
 	}
+	again := err == nil || err == unix.EAGAIN
 	switch {
-	case err == unix.EAGAIN && o.end == nil:
-		return vecs
-	case errors.Is(err, errStopped):
-		o.draining = false
-		o.finishLocked()
-		return nil
-	case err != nil && o.end == nil:
-		o.draining = false
+	case again && !o.discard && o.base.off != o.head.off:
+		if err != nil {
+			return vecs
+		}
+		return o.vectorsLocked()
+	case !again && !errors.Is(err, errStopped):
 		o.breakLocked(err)
-		return nil
-	case o.base.off == o.head.off || o.end != nil:
-		o.draining = false
+	case o.base.off != o.head.off:
+		o.discardLocked()
+	default:
 		o.log.drop()
-		o.finishLocked()
-		return nil
 	}
-	return o.vectorsLocked()
+	o.draining = false
+	o.finishLocked()
+	return nil
 }
 
 func (o *Outbox) brokenLocked() error {
@@ -216,10 +218,14 @@ func (o *Outbox) breakLocked(err error) {
 	messages, bytes := o.queuedLocked(&o.base)
 	o.end = &End{Cause: CauseBrokenPipe, Position: o.base.position(), Bytes: o.base.off,
 		Detail: fmt.Sprintf("%v; %d messages, %d bytes were not handed over", err, messages, bytes)}
+	o.dropLocked()
+	o.wakeLocked()
+}
+
+// dropLocked forgets what is not handed over.
+func (o *Outbox) dropLocked() {
 	o.head, o.lastEnd, o.blocked = o.base, o.base.off, time.Time{}
 	o.log.drop()
-	o.finishLocked()
-	o.wakeLocked()
 }
 
 // finishLocked closes the direction once it is closing and nothing is left.
@@ -251,16 +257,19 @@ func (o *Outbox) Close(discard bool) {
 	o.mu.Lock()
 	o.closing = true
 	o.wakeLocked()
-	if discard && o.base.off != o.head.off && o.end == nil {
-		o.discardLocked()
+	if discard {
+		o.discard = true
+		o.desc.interruptWrite()
+		if !o.draining && o.base.off != o.head.off {
+			o.discardLocked()
+		}
 	}
-	o.finishLocked()
 	o.mu.Unlock()
+	_ = o.Push() // the end says whether it could be
 }
 
-// discardLocked ends the direction at what is handed over. A drainer that is
-// waiting to write finds the end when it comes back; the pages it may be
-// writing from are left to the garbage collector.
+// discardLocked ends the direction at what is handed over. Nobody may be
+// draining: what the kernel has taken meanwhile counts as handed over.
 func (o *Outbox) discardLocked() {
 	messages, bytes := o.queuedLocked(&o.base)
 	o.end = &End{Cause: CauseClosed, Position: o.base.position(), Bytes: o.base.off,
@@ -268,9 +277,22 @@ func (o *Outbox) discardLocked() {
 	if !o.base.fresh() {
 		o.end.Cause = CauseTruncated
 	}
-	o.log.pages = nil
-	o.head, o.lastEnd, o.blocked = o.base, o.base.off, time.Time{}
-	o.desc.interruptWrite()
+	o.discarded = true
+	o.dropLocked()
+}
+
+// delivered reports whether everything that was accepted lies in the kernel; an
+// error says that it never will.
+func (o *Outbox) delivered() (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.brokenLocked(); err != nil {
+		return false, err
+	}
+	if o.discarded {
+		return false, ErrClosed
+	}
+	return o.base.off == o.head.off, nil
 }
 
 // Flushed is closed once the direction is closed.

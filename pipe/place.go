@@ -22,7 +22,7 @@ func (p *place) total() uint64 { return p.st.total }
 func (p *place) step(c cutter, data []byte) (segment, error) {
 	seg, err := c.cut(&p.st, data)
 	p.off += uint64(seg.n) //nolint:gosec // seg.n counts bytes
-	if _, ok := c.(raw); ok {
+	if isRaw(c) {
 		p.num += uint64(seg.n) //nolint:gosec // as above
 		return seg, err
 	}
@@ -101,7 +101,7 @@ func (p *place) forward(c cutter, l *log, to uint64) {
 // recover finds the place of a position again, from p before it and the bytes
 // in between, up to the offset to. It reports whether the position is there.
 func (p place) recover(c cutter, l *log, at Position, to uint64) (place, bool) {
-	if _, ok := c.(raw); ok {
+	if isRaw(c) {
 		if at.Message < p.num || at.Message-p.num > to-p.off || at.Offset != 0 {
 			return p, false
 		}

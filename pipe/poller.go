@@ -17,7 +17,9 @@ type Poller struct {
 		Read(func(fd uintptr) bool) error
 	}
 	epfd int
-	done chan struct{}
+	// scratch serves the shared ends that are pipes.
+	scratch *scratch
+	done    chan struct{}
 
 	mu   sync.Mutex
 	wait map[int][]waiter // by descriptor; present as long as it is registered
@@ -44,15 +46,21 @@ func NewPoller() (*Poller, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	p := &Poller{file: file, conn: conn, epfd: epfd, done: make(chan struct{}), wait: make(map[int][]waiter)}
+	scratch, err := newScratch()
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	p := &Poller{file: file, conn: conn, epfd: epfd, scratch: scratch, done: make(chan struct{}), wait: make(map[int][]waiter)}
 	go p.dispatch()
 	return p, nil
 }
 
-// Close ends the poller. Nothing may wait on it any more.
+// Close ends the poller. All ends that were opened with it must be closed.
 func (p *Poller) Close() error {
 	err := p.file.Close()
 	<-p.done
+	p.scratch.close()
 	return err
 }
 
@@ -64,8 +72,8 @@ func (p *Poller) dispatch() {
 		n := 0
 		err := p.conn.Read(func(fd uintptr) bool {
 			var err error
-			n, err = unix.EpollWait(int(fd), events, 0) //nolint:gosec // a descriptor
-			return n > 0 || err != nil && err != unix.EINTR
+			n, err = ignoringEINTR(func() (int, error) { return unix.EpollWait(int(fd), events, 0) })
+			return n > 0 || err != nil
 		})
 		if err != nil || n < 0 {
 			return

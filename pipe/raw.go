@@ -3,6 +3,11 @@ package pipe
 // raw has no frames: each read is a chunk, and every byte counts as a message.
 type raw struct{}
 
+func isRaw(c cutter) bool {
+	_, ok := c.(raw)
+	return ok
+}
+
 func (raw) cut(_ *state, data []byte) (segment, error) {
 	return segment{n: len(data), payload: true}, nil
 }

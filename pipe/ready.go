@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"context"
+	"errors"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,18 +17,31 @@ func (in *Inbox) WaitReady(ctx context.Context) (Readiness, error) {
 		if err != nil || r.Any() {
 			return r, err
 		}
-		if in.desc.shared() {
-			_ = in.desc.poller.Wait(in.desc.fd, unix.EPOLLIN|unix.EPOLLRDHUP, ctx.Done(), changed)
-		} else {
-			select {
-			case <-changed:
-			case <-ctx.Done():
-			}
-		}
-		if err := ctx.Err(); err != nil {
+		if err := in.waitChange(ctx, changed); err != nil {
 			return Readiness{}, err
 		}
 	}
+}
+
+// waitChange waits for a change of the inbox or, on a shared end, which nobody
+// reads ahead, for its descriptor.
+func (in *Inbox) waitChange(ctx context.Context, changed <-chan struct{}) error {
+	in.mu.Lock()
+	if in.desc.shared() && !in.closed && in.end == nil {
+		in.fillers.Add(1) // keeps the descriptor open
+		in.mu.Unlock()
+		defer in.fillers.Done()
+		if err := in.desc.poller.Wait(in.desc.fd, unix.EPOLLIN|unix.EPOLLRDHUP, ctx.Done(), changed); !errors.Is(err, errStopped) {
+			return err
+		}
+		return ctx.Err()
+	}
+	in.mu.Unlock()
+	select {
+	case <-changed:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // Arriving reports whether the filler of a sealed end has something to take
