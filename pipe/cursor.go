@@ -47,7 +47,7 @@ func (e Event) None() bool { return e.Batch == nil && e.Gap == nil && e.End == n
 func (in *Inbox) Consumer() *Cursor {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	c := &Cursor{in: in, at: in.acked, consumer: true, changed: make(chan struct{}, 1)}
+	c := &Cursor{in: in, at: in.acked, missed: in.lost, consumer: true, changed: make(chan struct{}, 1)}
 	in.restLocked(in.wants)
 	in.consumer = c
 	in.watchLocked(c.changed)
@@ -118,8 +118,14 @@ func (c *Cursor) SeekEnd() {
 	}
 }
 
-// Position returns where the cursor stands.
-func (c *Cursor) Position() Position { return c.at.position() }
+// Position returns where the cursor stands, before a gap that Next has yet to
+// tell.
+func (c *Cursor) Position() Position {
+	if c.missed != nil {
+		return *c.missed
+	}
+	return c.at.position()
+}
 
 // Changed has a value when Next may find more than before.
 func (c *Cursor) Changed() <-chan struct{} { return c.changed }
@@ -189,6 +195,7 @@ func (c *Cursor) gapLocked() *Gap {
 	if c.missed != nil {
 		from := *c.missed
 		c.missed = nil
+		c.toldLocked()
 		return &Gap{From: from, To: c.at.position()}
 	}
 	floor := &c.in.base
@@ -200,7 +207,15 @@ func (c *Cursor) gapLocked() *Gap {
 	}
 	from := c.at.position()
 	c.at = c.oldestLocked()
+	c.toldLocked()
 	return &Gap{From: from, To: c.at.position()}
+}
+
+// toldLocked notes that the consumer knows of everything that was dropped.
+func (c *Cursor) toldLocked() {
+	if c.consumer {
+		c.in.lost = nil
+	}
 }
 
 // availableLocked reports whether there is a message, or a part of one that is

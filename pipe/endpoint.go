@@ -71,6 +71,7 @@ type Endpoint struct {
 	closing   bool
 	halfClose bool // CloseSend was called
 	hungUp    bool // the sending direction is closed
+	retired   bool // Retire gave the descriptors back
 	closed    chan struct{}
 	drop      sync.Once
 }
@@ -204,6 +205,58 @@ func (e *Endpoint) Descriptors() (read, write int) {
 	return read, write
 }
 
+// A Copy is a caller's own copy of an end, to be given to a process. Close it: it
+// counts as a copy of the end.
+type Copy struct {
+	// Read and Write are descriptor numbers, -1 where the end does not work in
+	// that direction; for a socket both are the same.
+	Read, Write int
+}
+
+// Close closes the copy.
+func (c Copy) Close() {
+	if c.Read >= 0 {
+		_ = unix.Close(c.Read)
+	}
+	if c.Write >= 0 && c.Write != c.Read {
+		_ = unix.Close(c.Write)
+	}
+}
+
+// Copy makes a copy of the end that stays valid whatever happens to the
+// endpoint meanwhile. It returns ErrClosed once the endpoint is closing.
+func (e *Endpoint) Copy() (Copy, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c := Copy{Read: -1, Write: -1}
+	if e.closing || e.retired || e.hungUp && e.read != e.write {
+		return c, ErrClosed
+	}
+	var err error
+	if e.read != nil {
+		if c.Read, err = duplicate(e.read.fd); err != nil {
+			return c, err
+		}
+	}
+	switch {
+	case e.write == e.read:
+		c.Write = c.Read
+	case e.write != nil:
+		if c.Write, err = duplicate(e.write.fd); err != nil {
+			c.Close()
+		}
+	}
+	return c, err
+}
+
+func duplicate(fd int) (int, error) {
+	copied, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl", err)
+	}
+	return copied, nil
+}
+
 // hangup half-closes: the outbox has handed over everything and is closing. On
 // a socket this acts on every copy of the end in every process.
 func (e *Endpoint) hangup() {
@@ -281,6 +334,23 @@ func (e *Endpoint) stopReceiving() {
 	}
 }
 
+// Retire gives the descriptors back of an end at which nothing can flow any
+// more (see [Endpoint.HungUp]), unless the kernel may still hold bytes that came
+// out of it. What is in the inbox can still be received, and sending is a broken
+// pipe, as before.
+func (e *Endpoint) Retire() {
+	if e.in != nil && e.in.End() == nil || e.out != nil && !e.out.abandon() {
+		return
+	}
+	if e.in != nil {
+		e.in.fillers.Wait()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.retired = true
+	ends{e.read, e.write}.close()
+}
+
 // Closing reports whether Close was called.
 func (e *Endpoint) Closing() bool {
 	e.mu.Lock()
@@ -320,7 +390,7 @@ func (e *Endpoint) Flush(ctx context.Context) error {
 func (e *Endpoint) HungUp() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closing {
+	if e.closing || e.retired {
 		return true
 	}
 	switch {

@@ -23,6 +23,7 @@ type Inbox struct {
 	acked      place
 	closed     bool
 	drops      Drops
+	lost       *Position // where what was dropped and no consumer was told of begins
 	blocked    time.Time
 	room       chan struct{} // cap 1: the filler waits for space
 	consumer   *Cursor       // the latest one; it alone may want
@@ -198,6 +199,7 @@ func (in *Inbox) Ack(to Position) error {
 	if !ok {
 		return fmt.Errorf("%w: cannot acknowledge %v, %v is next to come", ErrPosition, to, in.head.position())
 	}
+	in.lost = nil
 	in.releaseLocked(p)
 	return nil
 }
@@ -233,6 +235,10 @@ func (in *Inbox) releaseLocked(p place) {
 func (in *Inbox) dropOldestLocked() {
 	to := min(in.acked.off+min(in.limit/4, maxPage), in.head.off)
 	p := in.acked
+	if in.lost == nil {
+		from := p.position()
+		in.lost = &from
+	}
 	for p.off < to {
 		if p.off >= in.lastEnd {
 			p.forward(in.cut, &in.log, to)

@@ -250,6 +250,22 @@ func (o *Outbox) finishLocked() {
 	o.wakeLocked()
 }
 
+// abandon ends the direction because the other end is gone; false when a write
+// is under way, which will find that out itself.
+func (o *Outbox) abandon() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.draining {
+		return false
+	}
+	if o.end == nil {
+		o.breakLocked(unix.EPIPE)
+	}
+	o.closing = true
+	o.finishLocked()
+	return true
+}
+
 // Close ends sending: what is queued is still handed over, unless discard, then
 // the direction is closed; [Outbox.Flushed] tells when. It does not wait.
 // Closing again may still discard.

@@ -1,0 +1,111 @@
+package pipe
+
+import (
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestRetiredEndGivesItsDescriptorsBackAndKeepsWhatCameOut(t *testing.T) {
+	poller := newTestPoller(t)
+	one, two, err := Open(poller, Spec{Kind: Stdio, LogSize: 64 << 10, TailSize: 4 << 10, MaxMessage: 1 << 20, Sealed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, write := one.Descriptors()
+	_, farWrite := two.Descriptors()
+	if _, err := unix.Write(farWrite, []byte("last words\n")); err != nil {
+		t.Fatal(err)
+	}
+	two.Close(true)
+	<-two.Closed()
+	poll(t, "the end", func() bool { return one.in.End() != nil })
+	if !one.HungUp() {
+		t.Fatal("the other end is closed, and yet not hung up")
+	}
+	one.Retire()
+	for _, fd := range []int{read, write} {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+			t.Errorf("descriptor %d is still open: %v", fd, err)
+		}
+	}
+	c := one.in.Consumer()
+	defer c.Close()
+	if ev, err := c.Next(nil, Limits{}); err != nil || ev.Batch == nil || string(ev.Batch.Data) != "last words" {
+		t.Errorf("got %+v, %v", ev, err)
+	}
+	if err := one.out.Append(Part{Data: []byte("x")}); !errors.Is(err, ErrBrokenPipe) {
+		t.Errorf("sending gave %v", err)
+	}
+	if _, err := one.Copy(); !errors.Is(err, ErrClosed) {
+		t.Errorf("a copy of a retired end: %v", err)
+	}
+	if !one.HungUp() {
+		t.Error("retired, and not hung up any more")
+	}
+	one.Close(false)
+	<-one.Closed()
+}
+
+func TestCopyKeepsTheEndOpenWhenTheEndpointCloses(t *testing.T) {
+	poller := newTestPoller(t)
+	one, two, err := Open(poller, Spec{Kind: Duplex, LogSize: 64 << 10, MaxMessage: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := one.Copy()
+	if err != nil || c.Read != c.Write {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	one.Close(false)
+	<-one.Closed()
+	if two.HungUp() {
+		t.Error("hung up although a copy is open")
+	}
+	c.Close()
+	if !two.HungUp() {
+		t.Error("the last copy is closed, and not hung up")
+	}
+	two.Close(false)
+	<-two.Closed()
+}
+
+func TestConsumerThatComesAfterDropsIsToldOfThem(t *testing.T) {
+	poller := newTestPoller(t)
+	one, two, err := Open(poller, Spec{Kind: Duplex, LogSize: 8 << 10, MaxMessage: 1 << 20, Overflow: DropOldest, Sealed: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4000 {
+		if err := two.out.Append(Part{Data: []byte("0123456789")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.out.Push(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two.Close(false)
+	<-two.Closed()
+	poll(t, "the end", func() bool { return one.in.End() != nil })
+	for range 2 {
+		c := one.in.Consumer()
+		if got := c.Position(); got != (Position{Message: 1}) {
+			t.Errorf("starts at %v, before the gap stands 1", got)
+		}
+		c.Close() // told nothing, so the next one must be told
+	}
+	c := one.in.Consumer()
+	ev, err := c.Next(nil, Limits{})
+	if err != nil || ev.Gap == nil || ev.Gap.From != (Position{Message: 1}) || ev.Gap.To.Message != one.in.Info().Drops.Messages+1 {
+		t.Fatalf("%+v, %v", ev, err)
+	}
+	c.Close()
+	c = one.in.Consumer()
+	defer c.Close()
+	if ev, err := c.Next(nil, Limits{}); err != nil || ev.Batch == nil {
+		t.Errorf("the gap is told twice: %+v, %v", ev, err)
+	}
+	one.Close(false)
+	<-one.Closed()
+}
