@@ -72,18 +72,9 @@ func TestCopyKeepsTheEndOpenWhenTheEndpointCloses(t *testing.T) {
 }
 
 func TestConsumerThatComesAfterDropsIsToldOfThem(t *testing.T) {
-	poller := newTestPoller(t)
-	one, two, err := Open(poller, Spec{Kind: Duplex, LogSize: 8 << 10, MaxMessage: 1 << 20, Overflow: DropOldest, Sealed: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	one, two := open(t, Spec{Kind: Duplex, LogSize: 8 << 10, MaxMessage: 1 << 20, Overflow: DropOldest, Sealed: true})
 	for range 4000 {
-		if err := two.out.Append(Part{Data: []byte("0123456789")}); err != nil {
-			t.Fatal(err)
-		}
-		if err := two.out.Push(); err != nil {
-			t.Fatal(err)
-		}
+		sendWaiting(t, two, Part{Data: []byte("0123456789")})
 	}
 	two.Close(false)
 	<-two.Closed()
@@ -106,6 +97,4 @@ func TestConsumerThatComesAfterDropsIsToldOfThem(t *testing.T) {
 	if ev, err := c.Next(nil, Limits{}); err != nil || ev.Batch == nil {
 		t.Errorf("the gap is told twice: %+v, %v", ev, err)
 	}
-	one.Close(false)
-	<-one.Closed()
 }
