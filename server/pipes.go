@@ -146,7 +146,7 @@ func (v *pipeService) Read(ctx context.Context, req *pipedv1.ReadRequest) (*pipe
 }
 
 func readLimits(req *pipedv1.ReadRequest) (pipe.Limits, error) {
-	lim := pipe.Limits{Messages: int(req.GetMaxMessages()), Bytes: int(req.GetMaxBytes())}
+	lim := pipe.Limits{Messages: batchMessages(req.GetMaxMessages()), Bytes: int(req.GetMaxBytes())}
 	if req.MaxMessageSize != nil {
 		if req.GetMaxMessageSize() < 0 {
 			return lim, argument("largest message %d: want 0 or more", req.GetMaxMessageSize())

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,9 +17,8 @@ import (
 type recvStream = grpc.BidiStreamingServer[pipedv1.RecvRequest, pipedv1.RecvResponse]
 
 // Recv delivers messages as far as the client's credit reaches. Two goroutines
-// serve a stream: this one sends, the other takes acknowledgements; it ends
-// with the stream, so the handler need not join it to be safe, but does when
-// the client has ended its requests.
+// serve a stream: this one sends, the other takes acknowledgements until the
+// stream ends. Once the reader is closed it can acknowledge nothing any more.
 func (v *pipeService) Recv(stream recvStream) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -39,7 +37,7 @@ func (v *pipeService) Recv(stream recvStream) error {
 		Position: fromPosition(h.r.Position()), Framing: h.framing}}}); err != nil {
 		return err
 	}
-	go h.takeAcks(stream)
+	h.closed = v.s.take("Recv", func() error { return h.takeAcks(stream) })
 	return statusError(h.deliver(stream))
 }
 
@@ -47,6 +45,7 @@ func (v *pipeService) Recv(stream recvStream) error {
 type recvHandler struct {
 	r       *session.Reader
 	framing string
+	raw     bool
 	lim     pipe.Limits
 	every   time.Duration
 	manual  bool           // acknowledgements come from the client
@@ -54,7 +53,7 @@ type recvHandler struct {
 
 	credit credit
 	acks   chan struct{} // cap 1: credit came back
-	closed chan error    // cap 1: the client ended its requests (io.EOF) or broke the protocol
+	closed <-chan error  // the client ended its requests (io.EOF) or broke the protocol
 	buf    []byte
 }
 
@@ -65,6 +64,8 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 		return nil, argument("lease token: there are no leases yet, leave it empty")
 	case open.GetMode() == pipedv1.RecvMode_RECV_MODE_OBSERVE:
 		opts.Observe = true
+	case open.GetStopAtNow():
+		return nil, argument("stop_at_now is for an observer: a consumer reads to the end, or ends its requests")
 	case open.GetMode() != pipedv1.RecvMode_RECV_MODE_UNSPECIFIED && open.GetMode() != pipedv1.RecvMode_RECV_MODE_CONSUME:
 		return nil, argument("mode %v", open.GetMode())
 	}
@@ -76,8 +77,8 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 	if opts.Start, ok = starts[open.GetStart()]; !ok {
 		return nil, argument("start %v", open.GetStart())
 	}
-	h := &recvHandler{manual: !opts.Observe && !open.GetAutoAck(), acks: make(chan struct{}, 1), closed: make(chan error, 1)}
-	h.lim = pipe.Limits{Messages: max(int(open.GetMaxBatchMessages()), 1), Bytes: int(open.GetMaxBatchBytes()),
+	h := &recvHandler{manual: !opts.Observe && !open.GetAutoAck(), acks: make(chan struct{}, 1)}
+	h.lim = pipe.Limits{Messages: batchMessages(open.GetMaxBatchMessages()), Bytes: int(open.GetMaxBatchBytes()),
 		MaxMessage: open.GetMaxMessageSize(), KeepFraming: open.GetKeepFraming()}
 	if h.every, err = v.heartbeat(open.GetHeartbeatInterval()); err != nil {
 		return nil, err
@@ -94,9 +95,17 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 		now := h.r.Arrived()
 		h.until = &now
 	}
-	h.credit.init(open, h.r.Position(), h.manual, h.framing == "raw", uint64(v.s.opts.Sessions.LogSize)) //nolint:gosec // validated
+	h.raw = h.framing == "raw"
+	h.credit.init(open, h.r.Position(), h.manual, h.raw, uint64(v.s.opts.Sessions.LogSize)) //nolint:gosec // validated
 	return h, nil
 }
+
+// maxBatchMessages bounds the messages of a batch: the sizes of very many empty
+// ones would make a response larger than clients take.
+const maxBatchMessages = 64 << 10
+
+// batchMessages returns how many messages a batch has at most; 0 means 1.
+func batchMessages(asked uint32) int { return int(min(max(asked, 1), maxBatchMessages)) }
 
 var starts = map[pipedv1.RecvStart]session.ReaderStart{
 	pipedv1.RecvStart_RECV_START_UNSPECIFIED: session.StartDefault,
@@ -107,15 +116,14 @@ var starts = map[pipedv1.RecvStart]session.ReaderStart{
 }
 
 // takeAcks runs until the client ends its requests or the stream is over.
-func (h *recvHandler) takeAcks(stream recvStream) {
+func (h *recvHandler) takeAcks(stream recvStream) error {
 	for {
 		req, err := stream.Recv()
 		if err == nil {
 			err = h.takeAck(req)
 		}
 		if err != nil {
-			h.closed <- err
-			return
+			return err
 		}
 		select {
 		case h.acks <- struct{}{}:
@@ -164,8 +172,12 @@ func (h *recvHandler) deliver(stream recvStream) error {
 				continue
 			}
 		}
-		if ended && (!h.manual || h.credit.settled()) {
+		gone := h.r.Err() // an end that is closed releases everyone, also those without credit
+		switch {
+		case ended && (!h.manual || h.credit.settled() || gone != nil):
 			return nil
+		case gone != nil:
+			return gone
 		}
 		select {
 		case <-h.r.Changed():
@@ -199,12 +211,12 @@ func (h *recvHandler) step(stream recvStream) (sent, ended bool, err error) {
 	if !ok {
 		return false, false, nil
 	}
-	if h.until != nil && !h.r.Position().Before(*h.until) {
+	if h.until != nil && !h.upToNow(&lim) {
 		return false, true, nil
 	}
 	ev, err := h.r.Next(h.buf, lim)
 	if err != nil || ev.None() {
-		return false, false, err
+		return false, h.until != nil, err // what was not whole then need not be waited for
 	}
 	resp := &pipedv1.RecvResponse{}
 	switch {
@@ -227,119 +239,24 @@ func (h *recvHandler) step(stream recvStream) (sent, ended bool, err error) {
 	return true, ev.End != nil, err
 }
 
+// upToNow narrows lim to what had arrived when the stream was opened; false when
+// all of that was sent and the direction goes on.
+func (h *recvHandler) upToNow(lim *pipe.Limits) bool {
+	at := h.r.Position()
+	if !at.Before(*h.until) {
+		return h.r.AtEnd()
+	}
+	left := int(min(h.until.Message-at.Message, pipe.DefaultPart))
+	if h.raw {
+		lim.Bytes = min(lim.Bytes, left)
+	} else {
+		lim.Messages = min(lim.Messages, max(left, 1))
+	}
+	return true
+}
+
 // settle acknowledges what was just sent, where the client need not.
 func (h *recvHandler) settle(b *pipe.Batch) error {
 	h.credit.acked(b.Next)
-	if err := h.r.AutoAck(b.Next); err != nil {
-		return err
-	}
-	return nil
-}
-
-// A credit is what may be on its way unacknowledged. Bytes are counted by
-// batch: a batch is freed as a whole, once all of it is acknowledged.
-type credit struct {
-	mu       sync.Mutex
-	messages uint64 // 0: no limit
-	bytes    uint64
-	raw      bool // count batches, every byte being a message
-	at       pipe.Position
-	flying   []flight
-	inFlight uint64 // bytes
-}
-
-type flight struct {
-	next     pipe.Position
-	messages uint64
-	bytes    uint64
-}
-
-func (c *credit) init(open *pipedv1.RecvOpen, at pipe.Position, manual, raw bool, logSize uint64) {
-	c.at = at
-	c.messages, c.bytes, c.raw = open.GetMaxUnackedMessages(), open.GetMaxUnackedBytes(), raw
-	if c.messages == 0 && manual {
-		c.messages = 1
-	}
-	if c.bytes == 0 {
-		c.bytes = logSize
-	}
-}
-
-// limits narrows lim to the credit that is left; false when there is none.
-func (c *credit) limits(lim pipe.Limits) (pipe.Limits, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.inFlight >= c.bytes {
-		return lim, false
-	}
-	left := c.bytes - c.inFlight
-	if lim.Bytes == 0 || uint64(lim.Bytes) > left { //nolint:gosec // not negative
-		lim.Bytes = int(min(left, pipe.DefaultPart))
-	}
-	if c.messages == 0 {
-		return lim, true
-	}
-	var flying uint64
-	for i := range c.flying {
-		flying += c.flying[i].messages
-	}
-	if flying >= c.messages {
-		return lim, false
-	}
-	if left := c.messages - flying; uint64(lim.Messages) > left { //nolint:gosec // not negative
-		lim.Messages = int(left) //nolint:gosec // less than an int
-	}
-	return lim, true
-}
-
-func (c *credit) gave(b *pipe.Batch) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f := flight{next: b.Next, messages: max(uint64(len(b.Sizes)), 1), bytes: uint64(len(b.Data))}
-	c.at = b.Next
-	c.flying = append(c.flying, f)
-	c.inFlight += f.bytes
-}
-
-func (c *credit) skipped(to pipe.Position) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = to
-}
-
-func (c *credit) acked(to pipe.Position) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for len(c.flying) > 0 {
-		f := &c.flying[0]
-		if to.Before(f.next) {
-			// Messages of a batch come back one by one.
-			if !c.raw && f.messages > 1 {
-				f.messages = min(f.messages, f.next.Message-to.Message)
-			}
-			return
-		}
-		c.inFlight -= f.bytes
-		c.flying = c.flying[1:]
-	}
-}
-
-// sent reports whether everything below to was sent.
-func (c *credit) sent(to pipe.Position) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.at.Before(to)
-}
-
-func (c *credit) position() pipe.Position {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-// settled reports whether everything that was sent is acknowledged.
-func (c *credit) settled() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.flying) == 0
+	return h.r.AutoAck(b.Next)
 }

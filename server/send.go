@@ -45,7 +45,7 @@ func (v *pipeService) Send(stream sendStream) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	acked := h.position()
-	go func() { h.taken <- h.take(ctx, stream) }()
+	h.taken = v.s.take("Send", func() error { return h.take(ctx, stream) })
 	return sendError(h.tell(ctx, stream, acked))
 }
 
@@ -56,14 +56,14 @@ type sendHandler struct {
 	every     time.Duration
 	part      int           // size of the parts of a large message
 	committed chan struct{} // cap 1: there is something new to acknowledge
-	taken     chan error    // cap 1: no more requests come; nil when the client has ended them
+	taken     <-chan error  // no more requests come; nil when the client has ended them
 }
 
 func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 	if len(open.GetLeaseToken()) > 0 {
 		return nil, argument("lease token: there are no leases yet, leave it empty")
 	}
-	h := &sendHandler{level: open.GetAckLevel(), part: v.s.opts.partSize(), committed: make(chan struct{}, 1), taken: make(chan error, 1)}
+	h := &sendHandler{level: open.GetAckLevel(), part: v.s.opts.partSize(), committed: make(chan struct{}, 1)}
 	switch h.level {
 	case pipedv1.AckLevel_ACK_LEVEL_UNSPECIFIED:
 		h.level = pipedv1.AckLevel_ACK_LEVEL_COMMITTED
@@ -132,13 +132,15 @@ func (h *sendHandler) outgoing(b *pipedv1.Batch) (session.Outgoing, error) {
 }
 
 // tell acknowledges until everything that was taken is acknowledged and no more
-// comes, with a heartbeat when there is nothing to tell.
+// comes, with a heartbeat when there is nothing to tell. What was committed
+// before a refusal is acknowledged before the refusal is told.
 func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Position) error {
 	changed, stop := h.w.Watch()
 	defer stop()
 	beat := time.NewTimer(h.every)
 	defer beat.Stop()
 	taken, done := h.taken, false
+	var refused error
 	for {
 		if now := h.position(); acked.Before(now) {
 			acked = now
@@ -148,19 +150,16 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 				return err
 			}
 		}
-		if done && !acked.Before(h.w.Expected()) {
-			return nil
+		if refused != nil || done && !acked.Before(h.w.Expected()) {
+			return refused
+		}
+		if err := h.w.Err(); err != nil {
+			return err
 		}
 		select {
 		case <-h.committed:
 		case <-changed:
-			if err := h.w.Err(); err != nil {
-				return err
-			}
-		case err := <-taken:
-			if err != nil {
-				return err
-			}
+		case refused = <-taken:
 			taken, done = nil, true
 		case <-h.w.Superseded():
 			return session.ErrSuperseded

@@ -7,8 +7,9 @@
 // three services of piped.v1 there are the standard health service, which
 // knows "" and each of the three by name, and reflection.
 //
-// gRPC starts one goroutine per call. Handlers start none that outlives them,
-// and return when their context ends or when the registry closes.
+// gRPC starts one goroutine per call. A handler of a stream starts another one,
+// which takes requests: it ends with the stream, and Serve joins it. Handlers
+// return when their context ends or when the registry closes.
 package server
 
 import (
@@ -95,7 +96,8 @@ type Server struct {
 	grpc     *grpc.Server
 	health   *health.Server
 	conns    *connections
-	draining chan struct{} // closed when shutdown begins
+	draining chan struct{}  // closed when shutdown begins
+	takers   sync.WaitGroup // those who take the requests of streams
 }
 
 // New makes a server for reg, which [Server.Serve] closes.
@@ -193,7 +195,24 @@ func (s *Server) shutdown(ctx context.Context) error {
 		s.conns.closeAll()
 		s.grpc.Stop()
 	}
+	<-graceful
+	s.takers.Wait()
 	return err
+}
+
+// take runs what takes the requests of a stream, beside its handler. The handler
+// cannot join it, because only the end of the handler ends the stream.
+func (s *Server) take(method string, f func() error) <-chan error {
+	taken := make(chan error, 1)
+	s.takers.Go(func() {
+		defer func() {
+			if cause := recover(); cause != nil {
+				taken <- s.panicked(method, cause)
+			}
+		}()
+		taken <- f()
+	})
+	return taken
 }
 
 // unary answers a panic of a handler with INTERNAL; the others go on.

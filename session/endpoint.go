@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
@@ -25,7 +26,9 @@ type Endpoint struct {
 	// handedTo is the process that was given the end instead of the daemon.
 	handedTo string
 	// heirs are the processes that were given copies.
-	heirs   []*Process
+	heirs []*Process
+	// bequest is the process that is just being started with a copy, or "".
+	bequest string
 	writer  *Writer // who writes now
 	reader  *Reader // who consumes now
 	records writerRecords
@@ -141,7 +144,7 @@ func (e *Endpoint) WaitClosed(ctx context.Context, sendOnly bool, report func(Pe
 	}
 }
 
-// Heirs returns the processes that were given the other end of the pipe.
+// otherHeirs returns the processes that were given the other end of the pipe.
 func (e *Endpoint) otherHeirs() []*Process {
 	other := e.pipe.ends[2-e.num]
 	other.mu.Lock()
@@ -163,19 +166,29 @@ func (e *Endpoint) WaitExits(ctx context.Context, report func(ProcessInfo) error
 	return nil
 }
 
-// handOver closes the daemon's copy because p has its own.
+// handOver closes the daemon's copy because p has its own. What was accepted
+// for the end in the meantime still goes out first; handOver waits for that, but
+// not for long.
 func (e *Endpoint) handOver(p *Process) {
 	e.mu.Lock()
 	e.handedTo = p.name
 	e.mu.Unlock()
-	e.ep.Close(true)
+	e.ep.Close(false)
+	timer := time.NewTimer(flushWait)
+	defer timer.Stop()
+	select {
+	case <-e.ep.Closed():
+	case <-timer.C:
+	}
 }
 
 // inherited notes that p has a copy.
 func (e *Endpoint) inherited(p *Process) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.heirs = append(e.heirs, p)
+	if !slices.Contains(e.heirs, p) {
+		e.heirs = append(e.heirs, p)
+	}
 }
 
 // shared reports whether any process was ever given a copy.
@@ -185,25 +198,80 @@ func (e *Endpoint) shared() bool {
 	return len(e.heirs) > 0
 }
 
-// readyToInherit pushes what was accepted into the kernel and refuses where a
-// process would miss bytes that the daemon already read.
-func (e *Endpoint) readyToInherit(ctx context.Context) error {
+// flushWait is how long a start waits until the kernel has taken what was
+// accepted for an end.
+const flushWait = time.Second
+
+// bequeath prepares the end to be inherited by a process: it pushes what was
+// accepted into the kernel, and refuses where the process would miss bytes that
+// the daemon already read or is about to read. Until settle is called nobody can
+// begin to read it.
+func (e *Endpoint) bequeath(ctx context.Context, process string) error {
 	if e.ep.Sealed() {
 		return fmt.Errorf("%w: %s was reserved for the daemon when its other end was handed over", ErrSealed, e.Ref())
 	}
 	if err := e.usable(); err != nil {
 		return err
 	}
-	if in, err := e.ep.Inbox(); err == nil {
-		if info := in.Info(); info.QueuedBytes > 0 {
-			return fmt.Errorf("%w: %s holds %d messages, %d bytes: receive and acknowledge them first",
-				ErrUnreadBuffered, e.Ref(), info.QueuedMessages, info.QueuedBytes)
-		}
+	if err := e.reserveFor(process); err != nil {
+		return err
 	}
-	if err := e.ep.Flush(ctx); err != nil && !errors.Is(err, pipe.ErrBrokenPipe) {
-		return fmt.Errorf("%w: the other end of %s does not read them", ErrUnsentBuffered, e.Ref())
+	err := e.unread()
+	if err == nil {
+		err = e.flush(ctx)
+	}
+	if err != nil {
+		e.settle()
+	}
+	return err
+}
+
+// reserveFor refuses an end of which a client is receiving messages.
+func (e *Endpoint) reserveFor(process string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.reader; r != nil && !r.force {
+		return fmt.Errorf("process %s cannot inherit %s: %w", process, e.Ref(), &BusyError{Err: ErrBusyReader, Client: r.name})
+	}
+	e.bequest = process
+	return nil
+}
+
+// settle ends what bequeath began: the process has its copy, or never will.
+func (e *Endpoint) settle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.bequest = ""
+}
+
+// unread refuses an end of which the daemon holds bytes.
+func (e *Endpoint) unread() error {
+	in, err := e.ep.Inbox()
+	if err != nil {
+		return nil // it cannot receive
+	}
+	if info := in.Info(); info.QueuedBytes > 0 {
+		return fmt.Errorf("%w: %s holds %d messages, %d bytes: receive and acknowledge them first",
+			ErrUnreadBuffered, e.Ref(), info.QueuedMessages, info.QueuedBytes)
 	}
 	return nil
+}
+
+// flush pushes what was accepted for the end into the kernel. That nobody reads
+// it any more is not its business.
+func (e *Endpoint) flush(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, flushWait)
+	defer cancel()
+	err := e.ep.Flush(wait)
+	switch {
+	case err == nil, errors.Is(err, pipe.ErrBrokenPipe):
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case wait.Err() != nil:
+		return fmt.Errorf("%w: the other end of %s does not read them", ErrUnsentBuffered, e.Ref())
+	}
+	return fmt.Errorf("%w: %s", err, e.Ref())
 }
 
 // refuseShared refuses to read an end of which a process holds a copy, because

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// maxName is the length of the longest name, in bytes.
+const maxName = 63
+
 var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 // checkName refuses a name that could not be written in an endpoint reference.

@@ -92,8 +92,8 @@ func (p *Pipe) end(n int) (*Endpoint, error) {
 func freeName(name string, taken func(string) bool) string {
 	for i := 2; taken(name); i++ {
 		base := name
-		if j := len(strconv.Itoa(i)) + 1; len(base)+j > 63 {
-			base = base[:63-j]
+		if j := len(strconv.Itoa(i)) + 1; len(base)+j > maxName {
+			base = base[:maxName-j]
 		}
 		if next := fmt.Sprintf("%s-%d", base, i); !taken(next) {
 			return next

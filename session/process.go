@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -18,7 +19,7 @@ type Process struct {
 	spec     *ProcessSpec
 	started  time.Time
 	child    keeper.Process
-	inherits []Inherit // stdio included
+	inherits []Inherit // besides its stdio
 	// inputs are the daemon's ends whose other ends the process reads.
 	inputs []*Endpoint
 }
@@ -65,11 +66,25 @@ type launch struct {
 	files []keeper.File
 	given []givenEnd
 	ends  []*Endpoint // what Inherits names, in its order
-	proc  *Process
+	// copies are of those ends: the daemon's own may be closed at any time, and
+	// its number given out again.
+	copies []pipe.Copy
+	proc   *Process
+}
+
+// stdioName returns the name of a pipe of the standard streams: with the
+// process's before it if the plain one is taken.
+func (l *launch) stdioName(stream string) string {
+	taken := func(name string) bool { return l.pipes[name] != nil }
+	if !taken(stream) {
+		return stream
+	}
+	owner := l.name[:min(len(l.name), maxName-1-len(stream))]
+	return freeName(owner+"."+stream, taken)
 }
 
 // stdio makes the pipes of the standard streams.
-func (l *launch) stdio(name func(string) string) error {
+func (l *launch) stdio() error {
 	spec := l.spec
 	kind := pipe.Stdio
 	switch {
@@ -81,7 +96,7 @@ func (l *launch) stdio(name func(string) string) error {
 		kind = pipe.StdinOnly
 	}
 	if kind != 0 {
-		p, err := l.s.openPipe(name("stdio"), &spec.Stdio, kind, true)
+		p, err := l.s.openPipe(l.stdioName("stdio"), &spec.Stdio, kind, true)
 		if err != nil {
 			return err
 		}
@@ -96,7 +111,7 @@ func (l *launch) stdio(name func(string) string) error {
 		}
 	}
 	if spec.Stderr == StdioPipe {
-		p, err := l.s.openPipe(name("stderr"), &spec.StderrPipe, pipe.OneWay, true)
+		p, err := l.s.openPipe(l.stdioName("stderr"), &spec.StderrPipe, pipe.OneWay, true)
 		if err != nil {
 			return err
 		}
@@ -131,20 +146,26 @@ func (l *launch) inherit(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := e.readyToInherit(ctx); err != nil {
-			return err
+		if !slices.Contains(l.ends, e) {
+			if err := e.bequeath(ctx, l.name); err != nil {
+				return err
+			}
 		}
-		r, w := e.ep.Descriptors()
 		l.ends = append(l.ends, e)
-		l.files = append(l.files, keeper.File{FD: in.FD, Source: max(r, w)})
+		given, err := e.ep.Copy()
+		if err != nil {
+			return descriptorError(fmt.Errorf("%w: %s", err, e.Ref()))
+		}
+		l.copies = append(l.copies, given)
+		l.files = append(l.files, keeper.File{FD: in.FD, Source: max(given.Read, given.Write)})
 		g := givenEnd{pipe: p.name, fd: in.FD}
-		if r >= 0 {
+		if given.Read >= 0 {
 			g.reads = e.Framing(true).Name
 			if other := p.ends[2-e.num]; !other.ep.Closing() {
 				l.proc.inputs = append(l.proc.inputs, other)
 			}
 		}
-		if w >= 0 {
+		if given.Write >= 0 {
 			g.writes = e.Framing(false).Name
 		}
 		l.given = append(l.given, g)
@@ -170,6 +191,7 @@ func (l *launch) start(ctx context.Context) error {
 		return descriptorError(err)
 	}
 	l.proc.child = child
+	l.release()
 	for i, e := range l.ends {
 		e.inherited(l.proc)
 		if l.spec.Inherits[i].HandOver {
@@ -179,9 +201,16 @@ func (l *launch) start(ctx context.Context) error {
 	for _, p := range l.made {
 		p.ends[1].inherited(l.proc)
 		p.ends[1].handOver(l.proc)
-		<-p.ends[1].ep.Closed()
 	}
 	return nil
+}
+
+// release closes the copies, which count as copies of their ends.
+func (l *launch) release() {
+	for _, c := range l.copies {
+		c.Close()
+	}
+	l.copies = nil
 }
 
 func homeDirectory() string {

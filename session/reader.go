@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/piped-dev/piped/pipe"
 )
@@ -45,6 +46,7 @@ type Reader struct {
 	cursor     *pipe.Cursor
 	id, name   string
 	observe    bool
+	force      bool
 	superseded chan struct{}
 }
 
@@ -59,7 +61,7 @@ func (e *Endpoint) OpenReader(ctx context.Context, o ReaderOptions) (*Reader, er
 	if err != nil {
 		return nil, err
 	}
-	r := &Reader{e: e, in: in, id: o.ID, name: o.ID, observe: o.Observe, superseded: make(chan struct{})}
+	r := &Reader{e: e, in: in, id: o.ID, name: o.ID, observe: o.Observe, force: o.Force, superseded: make(chan struct{})}
 	if o.Observe {
 		r.cursor = in.Observer()
 	} else {
@@ -88,6 +90,11 @@ func (r *Reader) take() error {
 		if r.id == "" || old.id != r.id {
 			return &BusyError{Err: ErrBusyReader, Client: old.name}
 		}
+	}
+	if e.bequest != "" && !r.force {
+		return &BusyError{Err: ErrBusyReader, Client: fmt.Sprintf("process %s, which gets a copy of %s,", e.bequest, e.Ref())}
+	}
+	if old := e.reader; old != nil {
 		close(old.superseded)
 		old.cursor.Rest()
 	}
@@ -113,7 +120,7 @@ func (r *Reader) seek(o ReaderOptions) error {
 				return argument("position %v is acknowledged already, %v is the first that is not; observe to see it again",
 					o.Position, r.cursor.Position())
 			}
-			if err := r.in.Ack(o.Position); err != nil {
+			if err := r.Ack(o.Position); err != nil {
 				return err
 			}
 			return r.cursor.Seek(o.Position)
@@ -175,18 +182,20 @@ func (r *Reader) Superseded() <-chan struct{} { return r.superseded }
 func (r *Reader) Position() pipe.Position { return r.cursor.Position() }
 
 // Ack frees everything below to. It returns ErrPosition for what has not
-// arrived, ErrSuperseded when a newer stream took over, and an error from an
-// observer.
+// arrived, ErrSuperseded when a newer stream took over or r was closed, and an
+// error from an observer.
 func (r *Reader) Ack(to pipe.Position) error {
 	if r.observe {
 		return argument("an observer has nothing to acknowledge")
 	}
-	select {
-	case <-r.superseded:
+	// Under the lock, so that a reader that lost its right cannot take away what
+	// the next one has begun to read.
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	if r.e.reader != r {
 		return ErrSuperseded
-	default:
-		return r.in.Ack(to)
 	}
+	return r.in.Ack(to)
 }
 
 // AutoAck is Ack for a reader whose client does not acknowledge; from an
@@ -200,6 +209,16 @@ func (r *Reader) AutoAck(to pipe.Position) error {
 
 // Arrived returns the position of the next message to arrive.
 func (r *Reader) Arrived() pipe.Position { return r.in.Arrived() }
+
+// AtEnd reports whether nothing but the end is left to be read.
+func (r *Reader) AtEnd() bool {
+	end := r.in.End()
+	return end != nil && !r.Position().Before(end.Position)
+}
+
+// Err returns why nothing can be received any more, other than the end of the
+// direction, or nil.
+func (r *Reader) Err() error { return r.e.usable() }
 
 // EndSeen reports whether this is the first unary call that meets the end.
 func (r *Reader) EndSeen() (first bool) { return r.in.EndRead() }

@@ -37,6 +37,7 @@ type Registry struct {
 	byName map[string]*Session
 	byUID  map[string]*Session
 	closed bool
+	busy   sync.WaitGroup // calls that make or delete something; none begins once closed
 }
 
 // New makes an empty registry. The keeper stays the caller's. The error is the
@@ -68,8 +69,25 @@ func (r *Registry) background(f func(context.Context)) {
 	}
 }
 
+// enter begins a call that makes or deletes something, which Close waits for;
+// leave ends it.
+func (r *Registry) enter() (leave func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrShutdown
+	}
+	r.busy.Add(1)
+	return r.busy.Done, nil
+}
+
+// killWait is how long Close waits for processes that it has killed: one that
+// hangs in the kernel must not hold up the end of the daemon.
+const killWait = 5 * time.Second
+
 // Close ends all sessions: input and output are closed, processes get TERM and,
-// when ctx ends, KILL. Nothing can be created any more.
+// when ctx ends, KILL. Nothing can be created any more, and nothing of the
+// registry runs any more when Close returns.
 func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	r.closed = true
@@ -90,6 +108,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	r.stop()
 	r.mu.Unlock()
+	r.busy.Wait()
 	r.wg.Wait()
 	return errors.Join(append(errs, r.poller.Close())...)
 }
@@ -111,7 +130,9 @@ func (s *Session) shutDown(ctx context.Context) error {
 			break
 		}
 	}
-	return s.end(context.WithoutCancel(ctx))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killWait)
+	defer cancel()
+	return s.end(ctx)
 }
 
 // checkReserve refuses an endpoint whose descriptors lie in the reserve: the
@@ -138,12 +159,17 @@ func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
 		return nil, err
 	}
 	return r.requests.once(ctx, spec.RequestID, spec, func() (*Session, error) {
+		leave, err := r.enter()
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		s, err := r.reserveName(&spec)
 		if err != nil {
 			return nil, err
 		}
 		if err := s.build(ctx, &spec); err != nil {
-			r.remove(s)
+			r.release(s)
 			return nil, err
 		}
 		r.log.Info("session created", "session", s.name, "uid", s.uid)
@@ -151,7 +177,7 @@ func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
 	})
 }
 
-// reserveName enters a new, empty session.
+// reserveName enters a new, empty session; nobody sees it before it is built.
 func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	uid, err := uuid.NewV7()
 	if err != nil {
@@ -159,9 +185,6 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
-		return nil, ErrShutdown
-	}
 	name := spec.Name
 	if name == "" {
 		base := "pipe"
@@ -173,7 +196,7 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 			name = randomName(base)
 		}
 	}
-	if r.byName[name] != nil {
+	if r.byName[name] != nil || r.byUID[name] != nil {
 		return nil, fmt.Errorf("%w: %s", ErrSessionExists, name)
 	}
 	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(), request: spec.RequestID}
@@ -181,16 +204,21 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	return s, nil
 }
 
-// remove forgets a session.
-func (r *Registry) remove(s *Session) {
+// release gives the name of a session back; false if it was done before.
+func (r *Registry) release(s *Session) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.byUID[s.uid] != s {
-		return
+		return false
 	}
 	delete(r.byName, s.name)
 	delete(r.byUID, s.uid)
-	if s.request != "" {
+	return true
+}
+
+// remove forgets a session that was built, and the request that created it.
+func (r *Registry) remove(s *Session) {
+	if r.release(s) && s.request != "" {
 		r.requests.forget(s.request)
 	}
 }
@@ -198,14 +226,12 @@ func (r *Registry) remove(s *Session) {
 // Get returns a session by name or uid.
 func (r *Registry) Get(name string) (*Session, error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s := r.byName[name]; s != nil {
-		return s, nil
+	s := cmp.Or(r.byName[name], r.byUID[name])
+	r.mu.Unlock()
+	if s == nil || !s.built() {
+		return nil, fmt.Errorf("%w: %q", ErrSessionNotFound, name)
 	}
-	if s := r.byUID[name]; s != nil {
-		return s, nil
-	}
-	return nil, fmt.Errorf("%w: %q", ErrSessionNotFound, name)
+	return s, nil
 }
 
 // A Filter chooses sessions.
@@ -220,7 +246,7 @@ func (r *Registry) List(f Filter) []*Session {
 	all := slices.Collect(maps.Values(r.byName))
 	r.mu.Unlock()
 	all = slices.DeleteFunc(all, func(s *Session) bool {
-		if !strings.HasPrefix(s.name, f.Prefix) {
+		if !s.built() || !strings.HasPrefix(s.name, f.Prefix) {
 			return true
 		}
 		for k, v := range f.Labels {
@@ -242,7 +268,15 @@ func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if _, ended := s.Ended(); !ended && !force {
+	leave, err := r.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.ctx(), cancel)()
+	if !s.withdraw(force) {
 		return fmt.Errorf("%w: %s", ErrActive, s.name)
 	}
 	r.remove(s)
@@ -291,6 +325,9 @@ func (r *Registry) sweep(ctx context.Context) {
 		case <-r.swept:
 		}
 		for _, s := range r.expired(time.Now()) {
+			if !s.withdraw(false) {
+				continue // something was started in it just now
+			}
 			r.remove(s)
 			r.log.Info("session expired", "session", s.name, "uid", s.uid)
 			if err := s.end(ctx); err != nil {
@@ -300,6 +337,8 @@ func (r *Registry) sweep(ctx context.Context) {
 	}
 }
 
+// expired returns the ended sessions that are to be removed, and lets all ended
+// ones give their descriptors back.
 func (r *Registry) expired(now time.Time) []*Session {
 	type over struct {
 		s     *Session
@@ -308,6 +347,7 @@ func (r *Registry) expired(now time.Time) []*Session {
 	var ended []over
 	for _, s := range r.List(Filter{}) {
 		if since, ok := s.Ended(); ok {
+			s.shed()
 			ended = append(ended, over{s, since})
 		}
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"sync"
@@ -16,15 +17,19 @@ type requests[Spec, Made any] struct {
 
 type request[Spec, Made any] struct {
 	spec Spec
-	done chan struct{}
+	done chan struct{} // closed when made and err are final
 	made Made
 	err  error
 }
 
 const maxRequestID = 128
 
+// errPanicked is what those get who wait for a call that panicked.
+var errPanicked = errors.New("the first call with this request id did not return")
+
 // once calls f unless id is known. An empty id is never known. A call that fails
-// is forgotten.
+// is forgotten; those who waited for it get its error, but if it failed only
+// because its own caller has gone, the next of them calls f.
 func (r *requests[Spec, Made]) once(ctx context.Context, id string, spec Spec, f func() (Made, error)) (made Made, err error) {
 	if id == "" {
 		return f()
@@ -32,34 +37,78 @@ func (r *requests[Spec, Made]) once(ctx context.Context, id string, spec Spec, f
 	if len(id) > maxRequestID {
 		return made, argument("request id has %d bytes, at most %d are allowed", len(id), maxRequestID)
 	}
-	r.mu.Lock()
-	if q, ok := r.m[id]; ok {
-		r.mu.Unlock()
+	for {
+		q, first := r.enter(id, spec)
+		if first {
+			return r.call(id, q, f)
+		}
 		if !reflect.DeepEqual(q.spec, spec) {
 			return made, fmt.Errorf("%w: %q", ErrRequestReused, id)
 		}
 		select {
 		case <-q.done:
-			return q.made, q.err
 		case <-ctx.Done():
 			return made, ctx.Err()
 		}
+		if !gaveUp(q.err) {
+			return q.made, q.err
+		}
+		if ctx.Err() != nil {
+			return made, ctx.Err()
+		}
+	}
+}
+
+// enter returns the request of that id, and whether this call made it.
+func (r *requests[Spec, Made]) enter(id string, spec Spec) (q *request[Spec, Made], first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if q, ok := r.m[id]; ok {
+		return q, false
 	}
 	if r.m == nil {
 		r.m = make(map[string]*request[Spec, Made])
 	}
-	q := &request[Spec, Made]{spec: spec, done: make(chan struct{})}
+	q = &request[Spec, Made]{spec: spec, done: make(chan struct{}), err: errPanicked}
 	r.m[id] = q
-	r.mu.Unlock()
-	defer close(q.done)
-	if q.made, q.err = f(); q.err != nil {
-		r.forget(id)
-	}
+	return q, true
+}
+
+// call carries the first call of a request out.
+func (r *requests[Spec, Made]) call(id string, q *request[Spec, Made], f func() (Made, error)) (Made, error) {
+	defer func() {
+		if q.err != nil {
+			r.drop(id, q)
+		}
+		close(q.done)
+	}()
+	q.made, q.err = f()
 	return q.made, q.err
 }
 
+// gaveUp reports whether a call failed because its caller did not want it any
+// more.
+func gaveUp(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// forget frees the id of a request whose work has been undone. If the call is
+// just about to return it waits for that.
 func (r *requests[Spec, Made]) forget(id string) {
 	r.mu.Lock()
+	q := r.m[id]
+	r.mu.Unlock()
+	if q != nil {
+		<-q.done
+		r.drop(id, q)
+	}
+}
+
+// drop frees an id unless it stands for another request by now.
+func (r *requests[Spec, Made]) drop(id string, q *request[Spec, Made]) {
+	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.m, id)
+	if r.m[id] == q {
+		delete(r.m, id)
+	}
 }

@@ -26,10 +26,11 @@ type Session struct {
 	starting sync.Mutex
 
 	mu    sync.Mutex
+	ready bool // built: it has all that it was created with
 	pipes []*Pipe
 	procs []*Process
 	ended time.Time // zero while it is active
-	gone  bool      // deleted
+	gone  bool      // deleted: nothing can be added any more
 }
 
 // Name returns the session's name.
@@ -73,6 +74,12 @@ func (s *Session) Process(name string) (*Process, error) {
 	return s.procs[i], nil
 }
 
+func (s *Session) built() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
 func (s *Session) hasPipe(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,8 +98,16 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 		return nil, err
 	}
 	return s.pipeRequests.once(ctx, requestID, spec, func() (*Pipe, error) {
+		leave, err := s.reg.enter()
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		s.starting.Lock()
 		defer s.starting.Unlock()
+		if spec.Name == "" {
+			spec.Name = freeName("pipe", s.hasPipe)
+		}
 		p, err := s.makePipe(&spec, false, s.hasPipe)
 		if err != nil {
 			return nil, err
@@ -102,18 +117,14 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 }
 
 func (s *Session) makePipe(spec *PipeSpec, sealed bool, taken func(string) bool) (*Pipe, error) {
-	name := spec.Name
-	if name == "" {
-		name = freeName("pipe", taken)
-	}
-	if taken(name) {
-		return nil, fmt.Errorf("%w: %q in session %s", ErrPipeExists, name, s.name)
+	if taken(spec.Name) {
+		return nil, fmt.Errorf("%w: %q in session %s", ErrPipeExists, spec.Name, s.name)
 	}
 	kind := spec.Kind
 	if kind == 0 {
 		kind = pipe.Duplex
 	}
-	return s.openPipe(name, spec, kind, sealed)
+	return s.openPipe(spec.Name, spec, kind, sealed)
 }
 
 // add makes pipes and a process part of the session; if the session was deleted
@@ -126,10 +137,11 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 			p.close()
 		}
 		if proc != nil {
-			_ = proc.child.Signal(killSignal)
+			_ = proc.child.Signal(killSignal) // the keeper reaps it
 		}
 		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
 	}
+	s.ready = true
 	s.pipes = append(s.pipes, pipes...)
 	if proc != nil {
 		s.procs = append(s.procs, proc)
@@ -145,14 +157,18 @@ func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process,
 		return nil, err
 	}
 	return s.processRequests.once(ctx, spec.RequestID, spec, func() (*Process, error) {
+		leave, err := s.reg.enter()
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
 		s.starting.Lock()
 		defer s.starting.Unlock()
 		l := s.launch(&spec, nil)
-		err := l.run(ctx)
-		if err == nil {
-			err = s.add(l.made, l.proc)
+		if err := l.run(ctx); err != nil {
+			return nil, err
 		}
-		return l.proc, err
+		return l.proc, s.add(l.made, l.proc)
 	})
 }
 
@@ -176,18 +192,17 @@ func (l *launch) run(ctx context.Context) error {
 	if l.s.hasProcess(l.name) {
 		return fmt.Errorf("%w: %q in session %s", ErrProcessExists, l.name, l.s.name)
 	}
-	err := l.stdio(func(name string) string {
-		if _, ok := l.pipes[name]; ok {
-			return l.name + "." + name
-		}
-		return name
-	})
+	err := l.stdio()
 	if err == nil {
 		err = l.inherit(ctx)
 	}
 	if err == nil {
 		err = l.start(ctx)
 	}
+	for _, e := range l.ends {
+		e.settle()
+	}
+	l.release()
 	if err != nil {
 		for _, p := range l.made {
 			p.close()
@@ -209,8 +224,14 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 	taken := func(name string) bool {
 		return slices.ContainsFunc(pipes, func(p *Pipe) bool { return p.name == name })
 	}
-	for i := range spec.Pipes {
-		p, err := s.makePipe(&spec.Pipes[i], spec.sealed(&spec.Pipes[i]), taken)
+	named := func(name string) bool {
+		return taken(name) || slices.ContainsFunc(spec.Pipes, func(p PipeSpec) bool { return p.Name == name })
+	}
+	for _, ps := range spec.Pipes {
+		if ps.Name == "" {
+			ps.Name = freeName("pipe", named)
+		}
+		p, err := s.makePipe(&ps, spec.sealed(ps.Name), taken)
 		if err != nil {
 			return err
 		}
@@ -228,13 +249,13 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 
 // sealed reports whether end 1 of a pipe can be the daemon's for ever: its end
 // 2 is handed over at birth, and nobody gets end 1.
-func (s *Spec) sealed(p *PipeSpec) bool {
-	if s.Process == nil || p.Name == "" {
+func (s *Spec) sealed(name string) bool {
+	if s.Process == nil {
 		return false
 	}
 	handedOver := false
 	for _, in := range s.Process.Inherits {
-		if in.Pipe == p.Name {
+		if in.Pipe == name {
 			if in.End == 1 || !in.HandOver {
 				return false
 			}
@@ -249,21 +270,45 @@ func (s *Spec) sealed(p *PipeSpec) bool {
 func (s *Session) Ended() (since time.Time, ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range s.procs {
-		if p.Running() {
-			return time.Time{}, false
-		}
-	}
-	for _, p := range s.pipes {
-		if !p.over() {
-			s.ended = time.Time{}
-			return time.Time{}, false
-		}
+	return s.endedLocked()
+}
+
+func (s *Session) endedLocked() (since time.Time, ended bool) {
+	flows := func(p *Pipe) bool { return !p.over() }
+	if slices.ContainsFunc(s.procs, (*Process).Running) || slices.ContainsFunc(s.pipes, flows) {
+		s.ended = time.Time{}
+		return time.Time{}, false
 	}
 	if s.ended.IsZero() {
 		s.ended = time.Now()
 	}
 	return s.ended, true
+}
+
+// shed gives the descriptors of an ended session back; what came out of its
+// pipes stays.
+func (s *Session) shed() {
+	s.mu.Lock()
+	pipes := slices.Clone(s.pipes)
+	s.mu.Unlock()
+	for _, p := range pipes {
+		for _, e := range p.ends {
+			if e.ep.HungUp() && !e.ep.Closing() {
+				e.ep.Retire()
+			}
+		}
+	}
+}
+
+// withdraw lets nothing be added any more, if the session has ended or with force.
+func (s *Session) withdraw(force bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ended := s.endedLocked(); !ended && !force {
+		return false
+	}
+	s.gone = true
+	return true
 }
 
 // end kills what runs, closes what is open, and waits for both; the context

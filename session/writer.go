@@ -114,10 +114,15 @@ func (w *Writer) Framing() pipe.Framing { return w.e.Framing(false) }
 // Superseded is closed when a newer stream of the same writer took over.
 func (w *Writer) Superseded() <-chan struct{} { return w.superseded }
 
-// Err returns why nothing can be sent any more, or nil.
+// Err returns why nothing can be sent any more, or why what was sent will never
+// be delivered, or nil.
 func (w *Writer) Err() error {
-	if end := w.out.End(); end != nil && end.Cause == pipe.CauseBrokenPipe {
+	end := w.out.End()
+	switch {
+	case end != nil && end.Cause == pipe.CauseBrokenPipe:
 		return pipe.ErrBrokenPipe
+	case end != nil && w.Delivered().Before(w.Expected()):
+		return fmt.Errorf("%w: what %s still held was discarded", pipe.ErrClosed, w.e.Ref())
 	}
 	return w.e.usable()
 }
@@ -179,7 +184,8 @@ func (w *Writer) Send(ctx context.Context, b Outgoing) error {
 		size := int(b.Sizes[i])
 		part := pipe.Part{Data: b.Data[off : off+size], Offset: b.First.Offset, More: b.More, Total: b.Total}
 		if err := w.append(ctx, part); err != nil {
-			return errors.Join(err, w.out.Push())
+			_ = w.out.Push() // err says more
+			return err
 		}
 		off += size
 		b.First.Offset = 0
@@ -240,6 +246,10 @@ func (w *Writer) unsent(b Outgoing) (Outgoing, error) {
 	want := w.Expected()
 	if b.First.Message == 0 {
 		b.First.Message = want.Message
+		// Without a number it cannot be told from a repeat, so it is none.
+		if u := w.out.Unfinished(); u != nil && b.First.Offset < want.Offset {
+			return b, u
+		}
 	}
 	if w.raw {
 		return b.unsentBytes(want)

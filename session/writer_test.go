@@ -170,3 +170,100 @@ func TestUnfinishedMessageMustBeGoneOnWith(t *testing.T) {
 		t.Errorf("got %d bytes", len(got))
 	}
 }
+
+func TestPartWithoutANumberIsNoRepeat(t *testing.T) {
+	one, _ := barePipe(t, newRegistry(t, nil), "line")
+	w, err := one.OpenWriter(session.WriterOptions{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	part := session.Outgoing{Data: []byte("part"), More: true}
+	if err := w.Send(t.Context(), part); err != nil {
+		t.Fatal(err)
+	}
+	if u, ok := errors.AsType[*pipe.UnfinishedError](w.Send(t.Context(), part)); !ok || u.Have != 4 {
+		t.Error("the next message without a number was taken for a repeat of the unfinished one")
+	}
+	part.First.Offset = 4
+	if err := w.Send(t.Context(), part); err != nil {
+		t.Error(err)
+	}
+	if got, want := w.Expected(), (pipe.Position{Message: 1, Offset: 8}); got != want {
+		t.Errorf("expected is %v, want %v", got, want)
+	}
+}
+
+func TestRefusedMessageLeavesThoseBeforeItCommitted(t *testing.T) {
+	one, two := barePipe(t, newRegistry(t, nil), "line")
+	w, err := one.OpenWriter(session.WriterOptions{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	b := session.Outgoing{Data: []byte("okno\nno"), Sizes: []uint32{2, 3, 2}}
+	if err := w.Send(t.Context(), b); !errors.Is(err, pipe.ErrMessage) {
+		t.Fatalf("a newline in a line: %v", err)
+	}
+	if got := w.Expected(); got != (pipe.Position{Message: 2}) || w.Delivered() != got {
+		t.Errorf("expected %v, delivered %v, want 2", got, w.Delivered())
+	}
+	if got := receive(t, openReader(t, two, session.ReaderOptions{})).Batch; string(got.Data) != "ok" {
+		t.Errorf("got %q", got.Data)
+	}
+	for name, b := range map[string]session.Outgoing{
+		"sizes that do not add up":  {Data: []byte("abc"), Sizes: []uint32{1, 1}},
+		"sizes that overflow":       {Data: []byte("abc"), Sizes: []uint32{1<<32 - 1, 4}},
+		"parts among others":        {Data: []byte("ab"), Sizes: []uint32{1, 1}, More: true},
+		"an offset before a second": {First: pipe.Position{Offset: 1}, Data: []byte("ab"), Sizes: []uint32{1, 1}},
+	} {
+		if err := w.Send(t.Context(), b); !errors.Is(err, session.ErrArgument) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestDeliveredCountsInTheSequenceOfEachWriter(t *testing.T) {
+	for _, tc := range []struct {
+		framing string
+		next    uint64 // of a writer that sent two messages of three bytes
+	}{{"mp", 3}, {"raw", 7}} {
+		t.Run(tc.framing, func(t *testing.T) {
+			one, _ := barePipe(t, newRegistry(t, nil), tc.framing)
+			for _, id := range []string{"a", "b", ""} {
+				w, err := one.OpenWriter(session.WriterOptions{ID: id})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := w.Delivered(); got != (pipe.Position{Message: 1}) {
+					t.Errorf("before the first: %v", got)
+				}
+				for range 2 {
+					if err := w.Send(t.Context(), session.Outgoing{Data: []byte("abc")}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got := w.Delivered(); got != (pipe.Position{Message: tc.next}) || w.Expected() != got {
+					t.Errorf("delivered %v, expected %v, want %d", got, w.Expected(), tc.next)
+				}
+				w.Close()
+			}
+		})
+	}
+}
+
+func TestWriterIsToldThatWhatItSentWasDiscarded(t *testing.T) {
+	one, _ := barePipe(t, newRegistry(t, nil), "mp")
+	w, err := one.OpenWriter(session.WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Send(t.Context(), session.Outgoing{Data: make([]byte, 1<<20)}); err != nil || w.Err() != nil {
+		t.Fatal(err, w.Err())
+	}
+	if err := one.Close(session.CloseOptions{SendOnly: true, Discard: true}); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the loss", func() bool { return errors.Is(w.Err(), pipe.ErrClosed) })
+}

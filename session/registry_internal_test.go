@@ -1,0 +1,72 @@
+package session
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/piped-dev/piped/keeper"
+)
+
+func TestCloseWaitsForCallsUnderWay(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	k := keeper.New(log)
+	reg, err := New(DefaultConfig(), k, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave, err := reg.enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- reg.Close(t.Context()) }()
+	<-reg.ctx().Done()
+	select {
+	case err := <-closed:
+		t.Fatalf("Close did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // long enough for a Close that does not wait
+	}
+	leave()
+	if err := errors.Join(<-closed, k.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := reg.enter(); !errors.Is(err, ErrShutdown) {
+		t.Errorf("a call after Close: %v", err)
+	}
+}
+
+func TestSessionIsNotSeenBeforeItIsBuilt(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	k := keeper.New(log)
+	cfg := DefaultConfig()
+	cfg.EndedMax = 0
+	reg, err := New(cfg, k, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := Spec{Name: "x", Pipes: []PipeSpec{{}}}
+	s, err := reg.reserveName(&spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reg.Get("x"); !errors.Is(err, ErrSessionNotFound) {
+		t.Errorf("getting it: %v", err)
+	}
+	if err := reg.Delete(t.Context(), s.UID(), true); !errors.Is(err, ErrSessionNotFound) {
+		t.Errorf("deleting it: %v", err)
+	}
+	if got := len(reg.List(Filter{})) + len(reg.expired(s.created)); got != 0 {
+		t.Errorf("it is listed or has expired")
+	}
+	if err := s.build(t.Context(), &spec); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := reg.Get("x"); got != s {
+		t.Errorf("after that: %v", err)
+	}
+	if err := errors.Join(reg.Close(t.Context()), k.Close()); err != nil {
+		t.Error(err)
+	}
+}
