@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -104,6 +105,31 @@ func TestDialSaysThatNobodyAnswers(t *testing.T) {
 	_, err := client.Dial(t.Context(), "unix://"+path)
 	if !errors.Is(err, client.ErrUnavailable) || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v, want ErrUnavailable with the path", err)
+	}
+}
+
+func TestDialSaysThatItWasRefused(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refusing sync.WaitGroup
+	refusing.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = conn.Close()
+		}
+	})
+	defer refusing.Wait()
+	defer func() { _ = l.Close() }()
+	_, err = client.Dial(t.Context(), "unix://"+path)
+	if !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, client.ErrRefused) {
+		t.Errorf("got %v, want ErrUnavailable and ErrRefused", err)
 	}
 }
 

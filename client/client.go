@@ -39,20 +39,22 @@ type Client struct {
 }
 
 // Dial connects to the daemon at addr (unix:///PATH) and waits until it answers
-// or ctx ends. Further gRPC options are applied last. The caller closes the
-// Client.
+// or ctx ends; the error is an *AddressError, or a *NoServerError that wraps
+// ErrRefused where a daemon does not serve this user. Further gRPC options are
+// applied last. The caller closes the Client.
 func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, error) {
 	if _, err := SocketPath(addr); err != nil {
 		return nil, err
 	}
 	// What the dialer met is told instead of gRPC's own words about it.
 	var mu sync.Mutex
+	var dialed bool
 	var dialErr error
 	dialer := func(ctx context.Context, _ string) (net.Conn, error) {
 		conn, err := dialSocket(ctx, addr)
 		mu.Lock()
 		defer mu.Unlock()
-		dialErr = err
+		dialed, dialErr = true, err
 		return conn, err
 	}
 	all := append([]grpc.DialOption{
@@ -77,8 +79,12 @@ func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, e
 		_ = conn.Close()
 		mu.Lock()
 		defer mu.Unlock()
-		if dialErr != nil && ctx.Err() == nil {
-			return nil, &NoServerError{Addresses: []string{addr}, Errs: []error{dialErr}}
+		switch {
+		case ctx.Err() != nil:
+		case dialErr != nil:
+			err = dialErr
+		case dialed:
+			err = ErrRefused
 		}
 		return nil, &NoServerError{Addresses: []string{addr}, Errs: []error{err}}
 	}

@@ -63,11 +63,16 @@ const (
 	ErrUnsupported          Reason = "UNSUPPORTED"
 	ErrProtocol             Reason = "PROTOCOL"
 	ErrShuttingDown         Reason = "SHUTTING_DOWN"
+	ErrInternal             Reason = "INTERNAL"
 )
 
 // ErrUnavailable matches errors that mean: no connection to the daemon, or it
 // was lost during the call.
 var ErrUnavailable = errors.New("daemon unavailable")
+
+// ErrRefused says that somebody listens at an address and ended the connection
+// at once: a daemon serves its own user and root alone.
+var ErrRefused = errors.New("it ended the connection at once")
 
 // ErrClosed is returned by calls on a Writer or Reader after its own Close.
 var ErrClosed = errors.New("already closed")

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// DefaultPart is the size of the parts in which large messages travel: 1 MiB, a
-// quarter of gRPC's default limit for one message in every language.
-const DefaultPart = 1 << 20
+// DefaultPart is the size of the parts in which large messages travel. Each
+// stream has a few of them in memory at a time; larger ones are not faster.
+const DefaultPart = 256 << 10
 
 // A direction is one log with its places. Inbox and Outbox are the two kinds.
 type direction struct {

@@ -1,5 +1,7 @@
 package pipe
 
+import "slices"
+
 // gather builds a batch at the cursor and moves the cursor past it. There must
 // be something available.
 func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
@@ -12,12 +14,14 @@ func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 	for more := true; more; {
 		m := c.measure()
 		if b.Sizes == nil && (m.part || !c.at.fresh()) {
+			b.grow(min(m.size, c.in.part) + uint64(m.around)) //nolint:gosec // not negative
 			c.gatherPart(b, m, keep)
 			break
 		}
 		if b.Sizes != nil && (m.part || keep && m.around != b.Prefix+b.Suffix || len(b.Data)+int(m.size) > c.bytes(lim)) { //nolint:gosec // at most a part
 			break
 		}
+		b.grow(m.size + uint64(m.around)) //nolint:gosec // not negative
 		c.gatherMessage(b, m, keep)
 		more = !b.Partial && len(b.Sizes) < lim.Messages && (c.at.off < c.in.lastEnd || c.in.tailOpen && c.at.off < c.in.head.off)
 	}
@@ -35,7 +39,12 @@ func (c *Cursor) bytes(lim Limits) int {
 	return min(lim.Bytes, int(c.in.part)) //nolint:gosec // as above
 }
 
+// grow makes room for n more bytes: growing in steps would leave several times
+// the size of a part behind as garbage.
+func (b *Batch) grow(n uint64) { b.Data = slices.Grow(b.Data, int(n)) } //nolint:gosec // at most a part
+
 func (c *Cursor) gatherRaw(b *Batch, lim Limits) {
+	b.grow(min(uint64(c.bytes(lim)), c.in.head.off-c.at.off)) //nolint:gosec // not negative
 	for len(b.Data) < c.bytes(lim) && c.at.off < c.in.head.off {
 		data := c.in.log.from(c.at.off)
 		data = data[:min(len(data), c.bytes(lim)-len(b.Data))]

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sort"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pages grow from small to large with the log, so that a direction that carried
@@ -16,9 +18,46 @@ const (
 
 // pagePools holds free pages by size class. Pages are not cleared between uses:
 // no byte of a page is read before it was written.
-var pagePools [5]sync.Pool // 4, 8, 16, 32, 64 KiB
+var pagePools [4]sync.Pool // 4, 8, 16, 32 KiB
+
+// Pages of the full size are mapped, not allocated, and given back at once: as
+// a part of Go's heap, logs that are full would let the garbage collector wait
+// until as much again is garbage. A few are kept for the next log.
+var mapped struct {
+	sync.Mutex
+	free [4][]byte
+	n    int
+}
+
+func newMapped() []byte {
+	mapped.Lock()
+	defer mapped.Unlock()
+	if mapped.n > 0 {
+		mapped.n--
+		return mapped.free[mapped.n]
+	}
+	b, err := unix.Mmap(-1, 0, maxPage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return make([]byte, maxPage) // no more mappings are allowed
+	}
+	return b
+}
+
+func freeMapped(b []byte) {
+	mapped.Lock()
+	defer mapped.Unlock()
+	if mapped.n < len(mapped.free) {
+		mapped.free[mapped.n] = b
+		mapped.n++
+		return
+	}
+	_ = unix.Munmap(b) // refuses, rightly, what is no mapping
+}
 
 func newPage(size int) []byte {
+	if size == maxPage {
+		return newMapped()
+	}
 	class := bits.Len(uint(size-1)) - bits.Len(uint(minPage-1))
 	if p, ok := pagePools[class].Get().(*[]byte); ok {
 		return *p
@@ -28,6 +67,10 @@ func newPage(size int) []byte {
 
 func freePage(b []byte) {
 	b = b[:cap(b)]
+	if len(b) == maxPage {
+		freeMapped(b)
+		return
+	}
 	class := bits.Len(uint(len(b)-1)) - bits.Len(uint(minPage-1))
 	pagePools[class].Put(&b)
 }

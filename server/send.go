@@ -85,15 +85,16 @@ func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 
 // take commits batches until the client has no more.
 func (h *sendHandler) take(ctx context.Context, stream sendStream) error {
+	var in sendBuffer
 	for {
-		req, err := stream.Recv()
+		err := stream.RecvMsg(&in)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		b := req.GetBatch()
+		b := in.req.GetBatch()
 		if b == nil {
 			return fmt.Errorf("%w: after open every request of Send is a batch", errProtocol)
 		}

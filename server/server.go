@@ -78,11 +78,12 @@ func (o *Options) partSize() int { return int(min(pipe.DefaultPart, o.Sessions.L
 const (
 	// Fixed windows: grpc-go's own estimate costs a ping per burst, and a small
 	// window costs throughput.
-	streamWindow     = 1 << 20
+	streamWindow     = 128 << 10
 	connectionWindow = 4 << 20
-	// maxRequest holds one part of a message and what goes with it. Decoding can
-	// take 40 times what is on the wire, so it is no larger than it has to be.
-	maxRequest    = pipe.DefaultPart + 64<<10
+	// maxRequest holds one part of a message, or the arguments and environment
+	// of a process. Decoding can take 40 times what is on the wire, so it is no
+	// larger than it has to be.
+	maxRequest    = 1 << 20
 	maxHeaderList = 16 << 10
 	// connectTimeout bounds how long a peer may be silent before HTTP/2 begins.
 	connectTimeout = 10 * time.Second
@@ -129,6 +130,7 @@ func (s *Server) grpcOptions() []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(uint32(s.opts.MaxStreamsPerConnection)),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxHeaderListSize(maxHeaderList),
 		grpc.ConnectionTimeout(connectTimeout),

@@ -117,7 +117,7 @@ func TestServerInfoTellsLimitsAndAddresses(t *testing.T) {
 		Version:  "v1.2.3",
 		Features: []string{"ack/committed", "ack/delivered", "framing/line", "framing/mp", "framing/raw"},
 		Limits: &pipedv1.Limits{
-			PartSize: 512 << 10, MaxMessageSize: 1 << 30, LogSize: 1 << 20, TailSize: 64 << 10,
+			PartSize: 256 << 10, MaxMessageSize: 1 << 30, LogSize: 1 << 20, TailSize: 64 << 10,
 			MaxStreamsPerConnection: 1024, MaxPollEndpoints: 77, HeartbeatInterval: durationpb.New(20 * time.Second),
 			EndedRetention: durationpb.New(time.Hour), EndedMax: 1000, MaxPageSize: 1000,
 		},

@@ -22,7 +22,7 @@ process is ended by it. Closing twice is no error.
 input, and what it answers can still be received.`,
 		Example: `  pipectl close sorter --send-only
   pipectl close work:2 --wait`,
-		Args:              cobra.ExactArgs(1),
+		Args:              arguments("REF"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	flags := cmd.Flags()
@@ -36,7 +36,7 @@ input, and what it answers can still be received.`,
 		}
 		if isTerminal(f.errOut) {
 			opts.Progress = func(pending *pipedv1.ClosePending) {
-				f.tell("note", fmt.Sprintf("%d messages, %d bytes to be handed over", pending.GetMessages(), pending.GetBytes()))
+				f.tell("note", amountText(pending.GetMessages(), pending.GetBytes())+" to be handed over")
 			}
 		}
 		result, err := c.Endpoint(ref).Close(ctx, opts)
@@ -44,7 +44,7 @@ input, and what it answers can still be received.`,
 			return err
 		}
 		if sent := result.Sent; sent.GetCause() == pipedv1.EndCause_END_CAUSE_BROKEN_PIPE && !opts.Discard {
-			return fmt.Errorf("the other end is gone, and took only %d bytes", sent.GetBytes())
+			return fmt.Errorf("not everything was handed over: %s (pipectl inspect %s shows how the reader ended)", endText(sent), ref.Session)
 		}
 		return nil
 	})

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/piped-dev/piped/client"
@@ -44,8 +45,10 @@ func usageError(format string, args ...any) error {
 	return &codedError{code: exitUsage, err: fmt.Errorf(format, args...)}
 }
 
-// errTimeout is what a --timeout that ran out returns.
-var errTimeout = &codedError{code: exitTimeout, err: errors.New("timeout")}
+// timeoutError says that a --timeout ran out, and what was the case then.
+func timeoutError(format string, args ...any) error {
+	return &codedError{code: exitTimeout, err: fmt.Errorf("timeout: "+format, args...)}
+}
 
 // hints say the next step after an error, by its reason.
 var hints = map[client.Reason]string{
@@ -53,12 +56,12 @@ var hints = map[client.Reason]string{
 	client.ErrPipeNotFound:         "pipectl inspect NAME shows the pipes of a session",
 	client.ErrProcessNotFound:      "pipectl inspect NAME shows the processes of a session",
 	client.ErrSessionExists:        "pipectl rm NAME removes an ended session, rm --force any",
-	client.ErrPipeExists:           "choose another name with --pipe",
+	client.ErrPipeExists:           "choose another name for the pipe",
 	client.ErrProcessExists:        "choose another name with --as",
 	client.ErrBusyReader:           "one consumer at a time: pipectl tail looks without consuming, pipectl inspect names the other client",
 	client.ErrBusyWriter:           "one writer at a time: pipectl inspect names the other client",
 	client.ErrUnreadBuffered:       "receive what is there first: pipectl recv",
-	client.ErrEndpointClosed:       "pipectl inspect NAME shows which ends are open",
+	client.ErrEndpointClosed:       "pipectl inspect NAME shows which ends are open, and which of their directions have ended",
 	client.ErrWrongDirection:       "this end only sends or only receives: pipectl inspect NAME shows the kind of the pipe",
 	client.ErrSessionActive:        "end it first with pipectl stop, or remove it with rm --force",
 	client.ErrProcessExited:        "pipectl wait NAME shows how it ended",
@@ -80,6 +83,8 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, client.ErrNotTrusted):
 		return "remove that directory if it is yours, or name another socket with --addr"
+	case errors.Is(err, client.ErrRefused), isNoServer(err) && errors.Is(err, fs.ErrPermission):
+		return "a daemon serves its own user and root: become that user, or start a daemon of your own with piped"
 	case isNoServer(err):
 		return "start one with piped, or let pipectl --spawn start it; --addr or " + client.AddressVariable + " names its socket"
 	default:
@@ -111,6 +116,7 @@ func (f *factory) report(cmd *cobra.Command, err error) exitCode {
 	switch text := hint(err); {
 	case text != "":
 		f.tell("hint", text)
+	case isBadAddress(err): // it says itself what would be right
 	case code == exitUsage, !f.ran:
 		f.tell("hint", cmd.CommandPath()+" --help")
 	}
@@ -131,7 +137,7 @@ func (f *factory) code(cmd *cobra.Command, err error) exitCode {
 		return exitNotExecutable
 	case isRun:
 		return exitFailed
-	case !f.ran, isBadAddress(err):
+	case !f.ran, isBadAddress(err), errors.Is(err, client.ErrArgument):
 		return exitUsage
 	default:
 		return exitError

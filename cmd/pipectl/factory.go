@@ -45,6 +45,10 @@ type connected func(ctx context.Context, c *client.Client, args []string) error
 func (f *factory) runE(work connected) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		f.ran = true
+		// As from an unset variable; the usual places would be a surprise.
+		if f.addr == "" && cmd.Flags().Changed("addr") {
+			return &client.AddressError{Problem: "it is empty: give unix:///PATH"}
+		}
 		c, err := f.client(cmd.Context())
 		if err != nil {
 			return err

@@ -17,7 +17,7 @@ func newInfoCmd(f *factory) *cobra.Command {
 		Short: "Show what the daemon says of itself",
 		Example: `  pipectl info
   pipectl info -o json | jq .limits`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 	}
 	out := outputFlag(cmd)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, _ []string) error {

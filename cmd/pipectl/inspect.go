@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +23,7 @@ holds a copy of it, what went through it each way, what waits, and since when it
 stuck.`,
 		Example: `  pipectl inspect calc
   pipectl inspect calc -o json | jq '.processes[].pid'`,
-		Args:              cobra.ExactArgs(1),
+		Args:              arguments("NAME"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	out := outputFlag(cmd)
@@ -50,8 +52,8 @@ func sessionText(s *pipedv1.Session) string {
 	if s.GetExpireTime() != nil {
 		fmt.Fprintf(&b, "  ended %s, is kept until %s\n", s.GetEndTime().AsTime().Format(time.RFC3339), s.GetExpireTime().AsTime().Format(time.RFC3339))
 	}
-	for key, value := range s.GetLabels() {
-		fmt.Fprintf(&b, "  label %s=%s\n", key, value)
+	for _, key := range slices.Sorted(maps.Keys(s.GetLabels())) {
+		fmt.Fprintf(&b, "  label %s=%s\n", printable(key), printable(s.GetLabels()[key]))
 	}
 	for _, p := range s.GetProcesses() {
 		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitText(p), p.GetPid(), commandText(p.GetArgs()))
@@ -72,11 +74,7 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 	}
 	fmt.Fprintf(b, "pipe %s: %s, %s\n", p.GetName(), enumText(p.GetKind().String()), framing)
 	for _, e := range p.GetEndpoints() {
-		fmt.Fprintf(b, "  end %d: %s", e.GetEnd(), enumText(e.GetState().String()))
-		if e.GetShared() {
-			b.WriteString(", shared with a process")
-		}
-		b.WriteByte('\n')
+		fmt.Fprintf(b, "  end %d: %s\n", e.GetEnd(), endpointText(e))
 		for _, h := range e.GetHolders() {
 			fmt.Fprintf(b, "    held by %s\n", holderText(h))
 		}
@@ -88,33 +86,49 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 	}
 }
 
+// endpointText says how an end is.
+func endpointText(e *pipedv1.Endpoint) string {
+	text := enumText(e.GetState().String())
+	switch handedOver := e.GetState() == pipedv1.Endpoint_STATE_HANDED_OVER; {
+	case handedOver && len(e.GetHolders()) == 0:
+		text += ", and nobody holds it any more"
+	case e.GetShared() && !handedOver:
+		text += ", shared with a process"
+	}
+	return text
+}
+
 func holderText(h *pipedv1.Holder) string {
-	text := fmt.Sprintf("pid %d: %s", h.GetPid(), shorten(h.GetCommand(), 60))
+	text := fmt.Sprintf("pid %d: %s", h.GetPid(), shorten(printable(h.GetCommand()), 60))
 	if h.GetDaemon() {
 		text = fmt.Sprintf("the daemon, pid %d", h.GetPid())
 	}
-	if len(h.GetFds()) > 0 {
-		text += ", descriptors " + strings.Trim(fmt.Sprint(h.GetFds()), "[]")
+	switch fds := strings.Trim(fmt.Sprint(h.GetFds()), "[]"); len(h.GetFds()) {
+	case 0:
+		return text
+	case 1:
+		return text + ", descriptor " + fds
+	default:
+		return text + ", descriptors " + fds
 	}
-	return text
 }
 
 func writeFlow(b *strings.Builder, what string, flow *pipedv1.Flow) {
 	if flow == nil {
 		return
 	}
-	fmt.Fprintf(b, "    %s %d messages, %d bytes", what, flow.GetMessages(), flow.GetBytes())
+	fmt.Fprintf(b, "    %s %s", what, amountText(flow.GetMessages(), flow.GetBytes()))
 	if flow.GetQueuedBytes() > 0 || flow.GetQueuedMessages() > 0 {
-		fmt.Fprintf(b, "; waiting: %d messages, %d bytes", flow.GetQueuedMessages(), flow.GetQueuedBytes())
+		fmt.Fprintf(b, "; waiting: %s", amountText(flow.GetQueuedMessages(), flow.GetQueuedBytes()))
 	}
 	if flow.GetDroppedBytes() > 0 || flow.GetDroppedMessages() > 0 {
-		fmt.Fprintf(b, "; dropped: %d messages, %d bytes", flow.GetDroppedMessages(), flow.GetDroppedBytes())
+		fmt.Fprintf(b, "; dropped: %s", amountText(flow.GetDroppedMessages(), flow.GetDroppedBytes()))
 	}
 	if since := flow.GetBlockedSince(); since != nil {
 		fmt.Fprintf(b, "; blocked for %v", max(time.Since(since.AsTime()), 0).Truncate(time.Millisecond))
 	}
 	if flow.GetClient() != "" {
-		fmt.Fprintf(b, "; client %s", flow.GetClient())
+		fmt.Fprintf(b, "; client %s", printable(flow.GetClient()))
 	}
 	if flow.GetEnd() != nil {
 		fmt.Fprintf(b, "; ended: %s", endText(flow.GetEnd()))

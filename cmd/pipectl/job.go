@@ -86,7 +86,7 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 	case cause != nil:
 		return cause
 	case timedOut:
-		return errTimeout
+		return timeoutError("%s had not ended after %v, and was stopped", process.GetName(), j.timeout)
 	default:
 		return exitOf(process)
 	}
@@ -126,7 +126,7 @@ func exitOf(process *pipedv1.Process) error {
 
 // forward sends the signals that we get to the program.
 func (j *job) forward(ctx context.Context, signals <-chan os.Signal) {
-	names := map[os.Signal]string{os.Interrupt: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP"}
+	names := map[os.Signal]string{os.Interrupt: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT"}
 	for {
 		select {
 		case sig := <-signals:
@@ -232,7 +232,7 @@ func (o *outlet) next(ctx, exited context.Context) (client.Message, error) {
 
 func (o *outlet) write(m client.Message) error {
 	data := m.Data
-	if o.lines && !m.More {
+	if o.lines && !m.More && !m.Partial {
 		data = append(data, '\n')
 	}
 	_, err := o.to.Write(data)

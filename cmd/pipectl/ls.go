@@ -18,7 +18,7 @@ func newLsCmd(f *factory) *cobra.Command {
 		Long:  `List the sessions, or those whose names begin with PREFIX, oldest first.`,
 		Example: `  pipectl ls
   pipectl ls sort- -o json`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              arguments("[PREFIX]"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	out := outputFlag(cmd)

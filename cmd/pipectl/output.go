@@ -61,6 +61,15 @@ func printProto(w io.Writer, m proto.Message) error {
 	return err
 }
 
+// printMade prints what a verb has made: its name, or all of it as JSON.
+func (f *factory) printMade(name string, made proto.Message, out output) error {
+	if out == outputJSON {
+		return printProto(f.out, made)
+	}
+	_, err := fmt.Fprintln(f.out, name)
+	return err
+}
+
 // printJSON prints any other value as one line of JSON.
 func printJSON(w io.Writer, value any) error {
 	encoder := json.NewEncoder(w)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
@@ -26,7 +25,7 @@ A one-way pipe is received from at end 1 and sent into at end 2.`,
 		Example: `  pipectl pipe --name work
   pipectl send work hello && pipectl recv work:2
   pipectl pipe --session work --pipe results --framing mp --one-way`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&opts.name, "name", "", "name of the new session (else one is generated)")
@@ -34,16 +33,17 @@ A one-way pipe is received from at end 1 and sent into at end 2.`,
 	flags.StringVar(&opts.pipe, "pipe", "", "name of the pipe (else pipe)")
 	flags.StringVar(&opts.framing, "framing", "line", "how messages are cut: line, mp or raw")
 	flags.BoolVar(&opts.oneWay, "one-way", false, "a kernel pipe instead of a socket pair")
-	cmd.MarkFlagsMutuallyExclusive("name", "session")
+	out := outputFlag(cmd)
+	exclusive(cmd, "name", "session")
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
 	_ = cmd.RegisterFlagCompletionFunc("session", f.completeMoreSessions)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, _ []string) error {
-		return pipeRun(ctx, f, c, &opts)
+		return pipeRun(ctx, f, c, &opts, *out)
 	})
 	return cmd
 }
 
-func pipeRun(ctx context.Context, f *factory, c *client.Client, opts *pipeOptions) error {
+func pipeRun(ctx context.Context, f *factory, c *client.Client, opts *pipeOptions, out output) error {
 	for _, given := range []string{opts.name, opts.session, opts.pipe} {
 		if err := client.CheckName(given); given != "" && err != nil {
 			return usageError("%w", err)
@@ -62,13 +62,11 @@ func pipeRun(ctx context.Context, f *factory, c *client.Client, opts *pipeOption
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(f.out, client.Ref{Session: opts.session, Pipe: pipe.GetName()})
-		return err
+		return f.printMade(client.Ref{Session: opts.session, Pipe: pipe.GetName()}.String(), pipe, out)
 	}
 	session, err := c.Create(ctx, &pipedv1.CreateSessionRequest{Name: opts.name, Pipes: []*pipedv1.PipeSpec{spec}})
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(f.out, session.GetName())
-	return err
+	return f.printMade(session.GetName(), session, out)
 }

@@ -23,7 +23,7 @@ print all that have, one a line: the reference, and what a receive would find
 --timeout 0 looks without waiting. It exits with 124 when nothing was there.`,
 		Example: `  pipectl poll calc
   pipectl poll a b c/ctl --timeout 10s`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              arguments("REF..."),
 		ValidArgsFunction: f.completeMoreSessions,
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait, as 1.5s (else for ever)")
@@ -45,7 +45,7 @@ print all that have, one a line: the reference, and what a receive would find
 			return err
 		}
 		if len(ready) == 0 {
-			return errTimeout
+			return timeoutError("nothing to receive within %v", max(timeout, 0))
 		}
 		for _, one := range ready {
 			if err := f.printReadiness(args[one.GetIndex()], one, *out); err != nil {

@@ -22,7 +22,7 @@ func (p *printFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&p.raw, "raw", false, "print the bytes alone, without a newline after each message")
 	flags.BoolVar(&p.null, "null", false, "end each message with a zero byte instead of a newline")
 	p.output = outputFlag(cmd)
-	cmd.MarkFlagsMutuallyExclusive("raw", "null", "output")
+	exclusive(cmd, "raw", "null", "output")
 }
 
 // A printer prints messages. What it has printed is on its stream after flush.

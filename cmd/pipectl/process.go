@@ -84,6 +84,11 @@ func (p *processFlags) request(process *pipedv1.ProcessSpec) (*pipedv1.CreateSes
 		if err != nil {
 			return nil, err
 		}
+		for i, other := range process.Inherits {
+			if req.Pipes[i].GetName() == pipe.GetName() || other.GetFd() == inherit.GetFd() {
+				return nil, usageError("--fd %q and --fd %q: give each a name and a descriptor of its own", p.fds[i], text)
+			}
+		}
 		req.Pipes = append(req.Pipes, pipe)
 		process.Inherits = append(process.Inherits, inherit)
 	}
@@ -120,6 +125,9 @@ func parseFD(text string) (*pipedv1.PipeSpec, *pipedv1.Inherit, error) {
 	}
 	if err := client.CheckName(fields[0]); err != nil {
 		return nil, nil, usageError("--fd %q: pipe %w", text, err)
+	}
+	if fields[0] == "stdio" || fields[0] == "stderr" {
+		return nil, nil, usageError("--fd %q: %s is the pipe of a standard stream: choose another name", text, fields[0])
 	}
 	fd, err := parseDescriptor(fields[1])
 	if err != nil {

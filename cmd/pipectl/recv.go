@@ -36,7 +36,7 @@ timeout does.`,
 		Example: `  pipectl recv calc
   pipectl recv calc -n 3 --timeout 5s
   pipectl recv work/ctl --follow -o json`,
-		Args:              cobra.ExactArgs(1),
+		Args:              arguments("REF"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	flags := cmd.Flags()
@@ -45,7 +45,7 @@ timeout does.`,
 	flags.BoolVarP(&opts.follow, "follow", "f", false, "receive until the end")
 	flags.BoolVar(&opts.force, "force", false, "receive even though a process holds a copy of the same end and may take some of the bytes")
 	opts.add(cmd)
-	cmd.MarkFlagsMutuallyExclusive("count", "follow")
+	exclusive(cmd, "count", "follow")
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		ref, err := parseRef(args[0])
 		if err != nil {
@@ -77,19 +77,31 @@ func recvRun(ctx context.Context, f *factory, e *client.Endpoint, opts *recvOpti
 		wait, cancel = context.WithTimeout(ctx, opts.timeout)
 		defer cancel()
 	}
-	err = recvMessages(wait, f, r, opts)
+	got, err := recvMessages(wait, f, r, opts)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = timeoutError("%s within %v", receivedText(got, opts), opts.timeout)
+	}
 	// Only this makes certain that the acknowledgements were taken.
 	return firstError(err, r.Close(ctx))
 }
 
-// recvMessages prints messages and acknowledges what stdout has taken.
-func recvMessages(ctx context.Context, f *factory, r *client.Reader, opts *recvOptions) error {
+// receivedText says how far a recv got before its time was up.
+func receivedText(got uint64, opts *recvOptions) string {
+	if opts.follow {
+		return "no end, but " + countText(got, "message")
+	}
+	return fmt.Sprintf("got %d of %s", got, countText(opts.count, "message"))
+}
+
+// recvMessages prints messages and acknowledges what stdout has taken. It
+// returns how many there were.
+func recvMessages(ctx context.Context, f *factory, r *client.Reader, opts *recvOptions) (got uint64, err error) {
 	p := newPrinter(f.out, &opts.printFlags, r.Raw())
 	next := r.NextPart
 	if p.json {
 		next = r.Next
 	}
-	for got := uint64(0); opts.follow || got < opts.count; {
+	for opts.follow || got < opts.count {
 		m, err := next(ctx)
 		if gap, ok := errors.AsType[*client.GapError](err); ok {
 			f.tell("note", gap.Error())
@@ -97,16 +109,14 @@ func recvMessages(ctx context.Context, f *factory, r *client.Reader, opts *recvO
 		}
 		switch {
 		case errors.Is(err, io.EOF) && opts.follow:
-			return wholeEnd(r.End())
+			return got, wholeEnd(r.End())
 		case errors.Is(err, io.EOF):
-			return &codedError{code: exitEnded, err: fmt.Errorf("the end came after %d of %d messages: %s", got, opts.count, endText(r.End()))}
-		case errors.Is(err, context.DeadlineExceeded):
-			return errTimeout
+			return got, &codedError{code: exitEnded, err: fmt.Errorf("the end came after %d of %s: %s", got, countText(opts.count, "message"), endText(r.End()))}
 		case err != nil:
-			return err
+			return got, err
 		}
 		if err := p.message(m); err != nil {
-			return err
+			return got, err
 		}
 		if !m.More || r.Raw() {
 			got++
@@ -115,11 +125,15 @@ func recvMessages(ctx context.Context, f *factory, r *client.Reader, opts *recvO
 		if r.Buffered() && !last {
 			continue
 		}
-		if err := firstError(p.flush(), r.Ack(m.After)); err != nil {
-			return err
+		// In this order: what stdout did not take stays for the next recv.
+		if err := p.flush(); err != nil {
+			return got, err
+		}
+		if err := r.Ack(m.After); err != nil {
+			return got, err
 		}
 	}
-	return nil
+	return got, nil
 }
 
 // wholeEnd returns an error for an end that left something out.
@@ -137,8 +151,9 @@ func wholeEnd(end *pipedv1.End) error {
 func endText(end *pipedv1.End) string {
 	text := strings.ToLower(strings.TrimPrefix(end.GetCause().String(), "END_CAUSE_"))
 	text = strings.ReplaceAll(text, "_", " ")
-	if end.GetDetail() != "" {
-		text += ", " + end.GetDetail()
+	// A detail may begin with the cause.
+	if detail := strings.TrimPrefix(strings.TrimPrefix(end.GetDetail(), text), "; "); detail != "" {
+		text += ", " + detail
 	}
 	return text
 }

@@ -13,10 +13,11 @@ func newRmCmd(f *factory) *cobra.Command {
 		Use:   "rm [--force] NAME...",
 		Short: "Remove sessions",
 		Long: `Remove ended sessions, with what they still hold. --force removes sessions that have
-not ended too: their processes are killed and their pipes closed.`,
+not ended too: their processes are killed and their pipes closed. What cannot be
+removed does not keep the others.`,
 		Example: `  pipectl rm calc
   pipectl rm --force work sorter`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              arguments("NAME..."),
 		ValidArgsFunction: f.completeMoreSessions,
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also those that have not ended")
@@ -26,12 +27,18 @@ not ended too: their processes are killed and their pipes closed.`,
 				return err
 			}
 		}
+		var failed error
 		for _, name := range args {
-			if err := c.Delete(ctx, name, force); err != nil {
-				return err
+			err := c.Delete(ctx, name, force)
+			if err == nil {
+				continue
 			}
+			if failed != nil {
+				f.tell("error", failed.Error())
+			}
+			failed = err
 		}
-		return nil
+		return failed
 	})
 	return cmd
 }

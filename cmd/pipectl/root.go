@@ -34,7 +34,26 @@ to 1.`,
 		newLsCmd(f), newInspectCmd(f), newWaitCmd(f), newSignalCmd(f), newStopCmd(f), newRmCmd(f),
 		newInfoCmd(f), newVersionCmd(f),
 	)
+	addExamples(root)
 	return root
+}
+
+// addExamples gives the commands that cobra makes the example that every other
+// one has.
+func addExamples(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Example = "  pipectl help recv"
+		case "completion":
+			cmd.Example = "  source <(pipectl completion bash)"
+			for _, shell := range cmd.Commands() {
+				shell.Example = "  pipectl completion " + shell.Name()
+			}
+		}
+	}
 }
 
 // sessionNames returns the names of sessions that begin with prefix; errors are

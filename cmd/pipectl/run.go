@@ -29,7 +29,7 @@ func newRunCmd(f *factory) *cobra.Command {
 		Use:   "run [flags] -- PROGRAM [ARG]...",
 		Short: "Run a program: my stdin is its stdin, its stdout is mine",
 		Long: `Run a program in a new session as if the shell had started it: stdin, stdout and
-stderr are passed on byte by byte, INT, TERM and HUP are forwarded, and the exit
+stderr are passed on byte by byte, INT, TERM, HUP and QUIT are forwarded, and the exit
 code is the program's, or 128+n when a signal ended it. The session is removed
 afterwards; if pipectl is killed it stays under the name that stderr has said.
 
@@ -42,11 +42,11 @@ incomplete, with 126 when the program cannot be executed, 127 when it is not fou
 		Example: `  pipectl run -- sort < names
   pipectl run --env TZ=UTC --dir /tmp -- date
   pipectl run --name solver --timeout 10m -- ./solve problem.cnf`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, rawFraming)
 	cmd.Flags().BoolVarP(&opts.quiet, "quiet", "q", false, "do not say the session's name on stderr")
-	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s, and exit with 124")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s, and exit with 124 (else never)")
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		return runRun(ctx, f, c, &opts, args)
 	})
@@ -57,6 +57,9 @@ incomplete, with 126 when the program cannot be executed, 127 when it is not fou
 const rawFraming = "raw"
 
 func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions, args []string) error {
+	if opts.timeout < 0 {
+		return usageError("--timeout %v is below 0: give a duration as 90s, or 0 for no limit", opts.timeout)
+	}
 	process, err := opts.process(args)
 	if err != nil {
 		return err
@@ -72,7 +75,7 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	}
 	// From before the start: a signal must not leave the session behind.
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 	// Noted, so that a write to a closed stdout returns an error instead of
 	// ending this process.

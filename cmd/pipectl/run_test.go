@@ -65,7 +65,7 @@ func eventually(t *testing.T, condition func() bool) {
 
 func TestRunForwardsSignals(t *testing.T) {
 	addr, _ := newDaemon(t)
-	for name, sig := range map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP} {
+	for name, sig := range map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "QUIT": syscall.SIGQUIT} {
 		t.Run(name, func(t *testing.T) {
 			// The trap runs a builtin loop, so that no other child is in the way.
 			cmd := exec.Command("pipectl", "--addr", addr, "run", "-q", "--",

@@ -24,7 +24,7 @@ one; the framing adds what it needs, so "line" adds the newline. In the framing
   pipectl send work/ctl:1 --file picture.png
   seq 1000 | pipectl send calc`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MinimumNArgs(1)(cmd, args); err != nil {
+			if err := arguments("REF", "[MESSAGE...]")(cmd, args); err != nil {
 				return err
 			}
 			if len(args) > 1 && file != "" {

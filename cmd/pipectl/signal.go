@@ -15,8 +15,13 @@ func newSignalCmd(f *factory) *cobra.Command {
 name with or without SIG, or a number.`,
 		Example: `  pipectl signal calc INT
   pipectl signal work@reader SIGUSR1`,
-		Args:              cobra.ExactArgs(2),
-		ValidArgsFunction: f.completeSessions,
+		Args: arguments("NAME[@PROC]", "SIGNAL"),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return []string{"INT", "TERM", "KILL", "HUP", "QUIT", "USR1", "USR2", "STOP", "CONT"}, cobra.ShellCompDirectiveNoFileComp
+			}
+			return f.completeSessions(cmd, args, toComplete)
+		},
 	}
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		session, process, err := parseTarget(args[0])

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -75,6 +76,9 @@ func startDaemon(ctx context.Context, program, addr, logPath string) (string, er
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := keepDescriptors(); err != nil {
+		return "", err
+	}
 	if err := cmd.Start(); err != nil {
 		return "", fmt.Errorf("start %s: %w", program, err)
 	}
@@ -98,6 +102,21 @@ func startDaemon(ctx context.Context, program, addr, logPath string) (string, er
 			return "", fmt.Errorf("%s, process %d: %w; its log %s says: %s", program, cmd.Process.Pid, context.Cause(ctx), logPath, lastLines(log, begin))
 		}
 	}
+}
+
+// keepDescriptors keeps what our caller has open, as a pipe or a lock, from the
+// daemon, which would hold it open for long.
+func keepDescriptors() error {
+	entries, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // stateDirectory returns the folder of the log and the lock, and makes it.

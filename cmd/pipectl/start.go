@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
@@ -29,23 +28,24 @@ of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.`,
 		Example: `  pipectl start --name calc -- bc
   pipectl start --fd ctl:3:mp -- python3 worker.py
   pipectl start --session work --as reader --inherit pipe:2:3 -- python3 reader.py`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, "line")
 	flags := cmd.Flags()
 	flags.StringVar(&opts.session, "session", "", "start in this session instead of a new one")
 	flags.StringVar(&opts.as, "as", "", "name of the process (else its program's)")
 	flags.StringArrayVar(&opts.inherits, "inherit", nil, "`PIPE:END:FD`: a copy of that end as descriptor FD; with --session, repeatable")
-	cmd.MarkFlagsMutuallyExclusive("session", "name")
-	cmd.MarkFlagsMutuallyExclusive("session", "fd")
+	out := outputFlag(cmd)
+	exclusive(cmd, "session", "name")
+	exclusive(cmd, "session", "fd")
 	_ = cmd.RegisterFlagCompletionFunc("session", f.completeMoreSessions)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
-		return startRun(ctx, f, c, &opts, args)
+		return startRun(ctx, f, c, &opts, *out, args)
 	})
 	return cmd
 }
 
-func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOptions, args []string) error {
+func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOptions, out output, args []string) error {
 	process, err := opts.process(args)
 	if err != nil {
 		return err
@@ -72,8 +72,7 @@ func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOpti
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(f.out, session.GetName())
-		return err
+		return f.printMade(session.GetName(), session, out)
 	}
 	name, err := parseName(opts.session)
 	if err != nil {
@@ -83,8 +82,7 @@ func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOpti
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f.out, "%s@%s\n", name, started.GetName())
-	return err
+	return f.printMade(name+"@"+started.GetName(), started, out)
 }
 
 func (o *startOptions) processName() (string, error) {

@@ -21,7 +21,7 @@ KILL, with a grace period before each next step. Print how each ended. The sessi
 stays, with what it still has to receive, until it is removed.`,
 		Example: `  pipectl stop calc
   pipectl stop work --term-grace 30s`,
-		Args:              cobra.ExactArgs(1),
+		Args:              arguments("NAME"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	flags := cmd.Flags()

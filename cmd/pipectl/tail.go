@@ -18,10 +18,13 @@ func newTailCmd(f *factory) *cobra.Command {
 		Long: `Print what the daemon still has of the messages that came out of an end, also of
 those that were received. Nothing is consumed, and nobody is disturbed. With
 --follow go on until the end; where this is too slow, messages are left out, and
-stderr says so.`,
+stderr says so.
+
+Of a bare pipe, the daemon has only what a recv made it read: the rest is in the
+kernel, where a program that inherits the end would find it.`,
 		Example: `  pipectl tail calc/stderr
   pipectl tail calc --follow`,
-		Args:              cobra.ExactArgs(1),
+		Args:              arguments("REF"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the end")

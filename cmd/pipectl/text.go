@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 )
@@ -37,6 +38,39 @@ func quoteArg(arg string) string {
 		return strconv.Quote(arg)
 	}
 	return "'" + strings.ReplaceAll(arg, "'", `'\''`) + "'"
+}
+
+// countText is a number of things: 1 message, 2 messages.
+func countText[N uint64 | int](n N, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// amountText is so many messages, of so many bytes.
+func amountText(messages, bytes uint64) string {
+	return countText(messages, "message") + ", " + countText(bytes, "byte")
+}
+
+// printable writes what a terminal would act on as an escape: other programs
+// choose the text.
+func printable(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[0])
+		case !strconv.IsPrint(r):
+			quoted := strconv.QuoteRuneToASCII(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			b.WriteString(text[:n])
+		}
+		text = text[n:]
+	}
+	return b.String()
 }
 
 // shorten cuts a text to so many characters.

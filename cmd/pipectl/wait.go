@@ -20,7 +20,7 @@ how: "exit CODE" or "signal NAME". It exits with 0 whatever the process did, and
 with 124 when the timeout came first.`,
 		Example: `  pipectl wait calc
   pipectl wait work@reader --timeout 10s -o json`,
-		Args:              cobra.ExactArgs(1),
+		Args:              arguments("NAME[@PROC]"),
 		ValidArgsFunction: f.completeSessions,
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait, as 1.5s; 0 looks once (else for ever)")
@@ -38,7 +38,7 @@ with 124 when the timeout came first.`,
 			return err
 		}
 		if got.GetState() != pipedv1.Process_STATE_EXITED {
-			return errTimeout
+			return timeoutError("%s is still running after %v", got.GetName(), max(timeout, 0))
 		}
 		if *out == outputJSON {
 			return printProto(f.out, got)

@@ -230,6 +230,13 @@ func TestSecondSignalEndsTheDaemonAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}()
+	// The daemon speaks first: from then on it has the connection.
+	if err := silent.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := silent.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for running := true; running; {

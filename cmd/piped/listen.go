@@ -127,7 +127,7 @@ func lockSocket(path string) (*os.File, error) {
 	}
 	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("another piped serves it%s", holder(file))
+		err = fmt.Errorf("another piped serves it%s: use that one, end it, or choose another path with --listen", holder(file))
 	}
 	if err == nil {
 		err = writePid(file)

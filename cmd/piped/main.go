@@ -66,6 +66,9 @@ func run(args []string, stdout, stderr io.Writer) exitCode {
 	}
 	switch {
 	case opts.checkConfig:
+		for _, name := range strangers {
+			_, _ = fmt.Fprintf(stderr, "piped: warning: unknown variable %s in the environment\n", name)
+		}
 		return say(stdout, stderr, "ok\n")
 	case opts.printConfig:
 		text, err := cfg.YAML()

@@ -41,6 +41,17 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+func TestCheckNamesVariablesThatNobodyKnows(t *testing.T) {
+	t.Setenv("PIPED_LOGLEVEL", "warn")
+	var stdout, stderr bytes.Buffer
+	if code := run([]string{"--check-config"}, &stdout, &stderr); code != exitOK || stdout.String() != "ok\n" {
+		t.Errorf("exit status %d, stdout says %q", code, stdout.String())
+	}
+	if want := "piped: warning: unknown variable PIPED_LOGLEVEL in the environment\n"; stderr.String() != want {
+		t.Errorf("stderr says %q, want %q", stderr.String(), want)
+	}
+}
+
 func TestLogHasTheFormatAndLevelAskedFor(t *testing.T) {
 	for format, want := range map[string]string{formatText: `level=WARN msg=seen`, formatJSON: `"level":"WARN","msg":"seen"`} {
 		var out bytes.Buffer

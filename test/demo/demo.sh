@@ -204,7 +204,7 @@ program_2() {
 		and that the program has exited are two things, and each is told by itself.
 	END
 	run 'pipectl recv two/ctl --timeout 20s' 3
-	expect_match 'the end came after 0 of 1 messages: closed'
+	expect_match 'the end came after 0 of 1 message: closed'
 	run 'pipectl wait two --timeout 20s'
 	expect 'exit 0'
 }
@@ -308,7 +308,7 @@ counter_proof() {
 		still, as its descriptor 3:
 	END
 	run "pipectl inspect kept | grep -A 2 '^pipe pipe'"
-	expect_match "end 1: closed.*held by pid $pid: .*kept_end\\.py, descriptors 3"
+	expect_match "end 1: closed.*held by pid $pid: .*kept_end\\.py, descriptor 3"
 	say <<-'END'
 		The signal makes the child close that copy, the last one, and at once it sees the end of the pipe.
 	END
