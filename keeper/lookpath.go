@@ -2,7 +2,7 @@ package keeper
 
 import (
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +30,7 @@ func LookPath(file, path, dir string) (string, error) {
 		}
 		return candidate, nil
 	}
-	failure := &SpawnError{Step: "lookup", Path: file, Err: wrap(ErrNotFound, fs.ErrNotExist)}
+	failure := &SpawnError{Step: "lookup", Path: file, Err: fmt.Errorf("%w in PATH %q", ErrNotFound, path)}
 	if file == "" {
 		return "", failure
 	}

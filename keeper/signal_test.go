@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -50,8 +51,14 @@ func TestSignalsIgnoredByTheDaemonAreDefaultInTheChild(t *testing.T) {
 	if exit.Code != 0 {
 		t.Fatalf("exit %+v", exit)
 	}
-	if want := fmt.Sprintf("SigIgn:\t%016x\n", 0); got != want {
-		t.Errorf("signals ignored by the child %q, want %q", got, want)
+	mask, err := strconv.ParseUint(strings.TrimSpace(strings.TrimPrefix(got, "SigIgn:")), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Signals 32 to 34 belong to the C library, and Go leaves them alone; whoever
+	// runs the tests may ignore them.
+	if mask &^= 0b111 << 31; mask != 0 {
+		t.Errorf("signals ignored by the child: mask %x", mask)
 	}
 }
 

@@ -121,7 +121,7 @@ func TestCloseDiscardsAndReleases(t *testing.T) {
 		await(t, "the sender to be released", released)
 		await(t, "the end to be closed", one.Closed())
 		end := one.out.End()
-		if end.Bytes != info.Bytes-info.QueuedBytes || !strings.Contains(end.Detail, fmt.Sprintf("%d bytes were discarded", info.QueuedBytes)) {
+		if end.Bytes != info.Bytes-info.QueuedBytes || !strings.HasSuffix(end.Detail, fmt.Sprintf(" %d bytes", info.QueuedBytes)) {
 			t.Errorf("end %+v after %+v", end, info)
 		}
 		if err := one.Flush(t.Context()); !errors.Is(err, ErrClosed) {

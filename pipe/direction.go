@@ -117,11 +117,24 @@ func (d *direction) countLocked() error {
 	return nil
 }
 
+// amountLocked says in words what lies between a place and head.
+func (d *direction) amountLocked(from *place) string {
+	messages, bytes := d.queuedLocked(from)
+	text := fmt.Sprintf("%d bytes", bytes)
+	switch {
+	case isRaw(d.cut):
+		return text
+	case messages == 1:
+		return "1 message, " + text
+	}
+	return fmt.Sprintf("%d messages, %s", messages, text)
+}
+
 // queuedLocked counts the messages between a place and head; a part of one
 // counts as one.
 func (d *direction) queuedLocked(from *place) (messages, bytes uint64) {
 	messages = d.head.num - from.num
-	if !isRaw(d.cut) && !d.head.fresh() && !d.tailOpen {
+	if !isRaw(d.cut) && !d.head.fresh() && !d.tailOpen && d.head.off > from.off {
 		messages++
 	}
 	return messages, d.head.off - from.off

@@ -215,9 +215,8 @@ func (o *Outbox) brokenLocked() error {
 
 // breakLocked ends the direction because nobody reads it any more.
 func (o *Outbox) breakLocked(err error) {
-	messages, bytes := o.queuedLocked(&o.base)
 	o.end = &End{Cause: CauseBrokenPipe, Position: o.base.position(), Bytes: o.base.off,
-		Detail: fmt.Sprintf("%v; %d messages, %d bytes were not handed over", err, messages, bytes)}
+		Detail: fmt.Sprintf("%v; not handed over: %s", err, o.amountLocked(&o.base))}
 	o.dropLocked()
 	o.wakeLocked()
 }
@@ -287,9 +286,8 @@ func (o *Outbox) Close(discard bool) {
 // discardLocked ends the direction at what is handed over. Nobody may be
 // draining: what the kernel has taken meanwhile counts as handed over.
 func (o *Outbox) discardLocked() {
-	messages, bytes := o.queuedLocked(&o.base)
 	o.end = &End{Cause: CauseClosed, Position: o.base.position(), Bytes: o.base.off,
-		Detail: fmt.Sprintf("%d messages, %d bytes were discarded", messages, bytes)}
+		Detail: "discarded: " + o.amountLocked(&o.base)}
 	if !o.base.fresh() {
 		o.end.Cause = CauseTruncated
 	}
@@ -329,6 +327,10 @@ func (o *Outbox) Info() OutboxInfo {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	queued, bytes := o.queuedLocked(&o.base)
+	delivered := o.base.position()
+	if o.base.st.held {
+		delivered.Offset++ // a carriage return that may yet be payload
+	}
 	return OutboxInfo{Messages: o.head.num - 1, Bytes: o.head.off, QueuedMessages: queued, QueuedBytes: bytes,
-		Committed: o.head.position(), Delivered: o.base.position(), BlockedSince: o.blocked, Closing: o.closing, End: o.end}
+		Committed: o.head.position(), Delivered: delivered, BlockedSince: o.blocked, Closing: o.closing, End: o.end}
 }

@@ -227,6 +227,9 @@ func (w *Writer) tryAppend(part pipe.Part) error {
 		return ErrSuperseded
 	}
 	if err := w.out.Append(part); err != nil {
+		if errors.Is(err, pipe.ErrClosed) {
+			err = fmt.Errorf("%w for sending: %s", err, w.e.Ref())
+		}
 		return err
 	}
 	switch {

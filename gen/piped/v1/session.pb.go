@@ -1483,8 +1483,9 @@ type Inherit struct {
 	Fd int32 `protobuf:"varint,3,opt,name=fd,proto3" json:"fd,omitempty"`
 	// Hand over: once the process has its copy, the daemon's own is closed, so
 	// that end of file comes when the process (and whoever it gives it to)
-	// closes it. When the pipe is created in the same request its other end is
-	// sealed: the daemon reads ahead on it, and no process can inherit it.
+	// closes it. When end 2 of a pipe is handed over by the request that creates
+	// the pipe, end 1 is sealed: the daemon reads ahead on it, and no process can
+	// inherit it.
 	HandOver      bool `protobuf:"varint,4,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
