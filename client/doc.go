@@ -20,7 +20,7 @@
 // and a [Reader] receives them from it; both keep message boundaries, and both
 // are streams that may carry millions of messages. Small messages that are sent
 // while the stream is busy travel together. Messages above the daemon's part size
-// (1 MiB) travel in parts, so that none has to fit into memory anywhere:
+// (256 KiB) travel in parts, so that none has to fit into memory anywhere:
 // [Writer.SendReader] and [Reader.NextPart].
 //
 // # What is certain
