@@ -24,9 +24,9 @@ func serve(cfg config, log *slog.Logger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	// The logs are in the heap, and by default garbage may grow as large as all
-	// of them together before it is collected. TestSixteenMiBBothWays measures
-	// what half of that is worth.
+	// By default garbage may grow as large as everything that is alive before it
+	// is collected. Half of that keeps the peak of a 16 MiB message, which
+	// TestSixteenMiBBothWays measures, some MiB below the message itself.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
