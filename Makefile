@@ -75,6 +75,10 @@ install: ## Install the programs into DESTDIR/PREFIX/bin, building them first
 bench: build ## Measure, beside the floor that the machine sets
 	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 30m ./test/bench/...
 
+.PHONY: figures
+figures: checkgo ## Print what memory, descriptors and threads large messages and many sessions cost (also at this machine's own limits)
+	PIPED_LONG_TESTS=1 go test -count 1 -timeout 15m -v -run 'SixteenMiB|TenThousand|DescriptorLimitAllows|StuckSessions|Gigabyte|UnattendedStderr' ./test/system
+
 .PHONY: fuzz
 fuzz: checkgo ## Run every fuzz target, for FUZZTIME each
 	@tools/fuzz.sh $(FUZZTIME)
