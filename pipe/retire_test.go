@@ -98,3 +98,22 @@ func TestConsumerThatComesAfterDropsIsToldOfThem(t *testing.T) {
 		t.Errorf("the gap is told twice: %+v, %v", ev, err)
 	}
 }
+
+func TestDropsBelowAnAcknowledgementAreNoGapForTheNextConsumer(t *testing.T) {
+	one, two := open(t, Spec{Kind: Duplex, LogSize: 8 << 10, MaxMessage: 1 << 20, Overflow: DropOldest, Sealed: true})
+	c := one.in.Consumer()
+	sendWaiting(t, two, Part{Data: []byte("0123456789")})
+	nextBatch(t, c, Limits{}) // and not acknowledged
+	for range 4000 {
+		sendWaiting(t, two, Part{Data: []byte("0123456789")})
+	}
+	closeEnd(t, two, false)
+	poll(t, "the end", func() bool { return one.in.End() != nil })
+	if err := one.in.Ack(one.in.Arrived()); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	c = one.in.Consumer()
+	defer c.Close()
+	nextEnd(t, c)
+}

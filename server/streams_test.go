@@ -372,3 +372,22 @@ func TestIllegalRequestsAreNamedAndLeaveNothing(t *testing.T) {
 		t.Errorf("left behind: %v", info)
 	}
 }
+
+func TestOnlyWhatWasSentCanBeAcknowledged(t *testing.T) {
+	conn := serveOptions(t, DefaultOptions()).connect(t)
+	c := clients{pipedv1.NewSessionServiceClient(conn), pipedv1.NewPipeServiceClient(conn)}
+	if _, err := c.sessions.CreateSession(t.Context(), &pipedv1.CreateSessionRequest{Name: "s",
+		Process: &pipedv1.ProcessSpec{Args: []string{"printf", `a\nb\n`}}}); err != nil {
+		t.Fatal(err)
+	}
+	// When the observer has seen the end, both have arrived.
+	wantNext(t, c.recv(t, &pipedv1.RecvOpen{Endpoint: end(1), Mode: pipedv1.RecvMode_RECV_MODE_OBSERVE}), "opened", "a", "b", "end", "OK")
+	stream := c.recv(t, &pipedv1.RecvOpen{Endpoint: end(1), ConsumerId: "one"})
+	wantNext(t, stream, "opened", "a")
+	if err := stream.Send(&pipedv1.RecvRequest{Request: &pipedv1.RecvRequest_Ack{Ack: &pipedv1.RecvAck{
+		Position: &pipedv1.Position{Message: 3}}}}); err != nil {
+		t.Fatal(err)
+	}
+	wantNext(t, stream, "POSITION_OUT_OF_RANGE")
+	wantNext(t, c.recv(t, &pipedv1.RecvOpen{Endpoint: end(1), ConsumerId: "one"}), "opened", "a")
+}

@@ -185,6 +185,9 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, ErrShutdown // Close has looked at all sessions already
+	}
 	name := spec.Name
 	if name == "" {
 		base := "pipe"

@@ -37,6 +37,29 @@ func TestCloseWaitsForCallsUnderWay(t *testing.T) {
 	}
 }
 
+func TestCreationThatIsOvertakenByCloseLeavesNoSession(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	k := keeper.New(log)
+	reg, err := New(DefaultConfig(), k, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave, err := reg.enter() // the creation has begun
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- reg.Close(t.Context()) }()
+	<-reg.ctx().Done() // Close has looked at all sessions
+	if _, err := reg.reserveName(&Spec{Name: "late", Pipes: []PipeSpec{{}}}); !errors.Is(err, ErrShutdown) {
+		t.Errorf("a session that nobody will end: %v", err)
+	}
+	leave()
+	if err := errors.Join(<-closed, k.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSessionIsNotSeenBeforeItIsBuilt(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	k := keeper.New(log)

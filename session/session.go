@@ -135,6 +135,7 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 	if s.gone {
 		for _, p := range pipes {
 			p.close()
+			p.wait()
 		}
 		if proc != nil {
 			_ = proc.child.Signal(killSignal) // the keeper reaps it
