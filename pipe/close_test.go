@@ -207,7 +207,7 @@ func TestClosingAtAnyMomentIsSafe(t *testing.T) {
 				for i := range 150 {
 					spec := testSpec(kind, "line", sealed)
 					spec.LogSize = 64 << 10
-					one, two, err := Open(poller, spec)
+					one, two, err := Open(poller, exactly(t, spec))
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -2,15 +2,16 @@ package pipe
 
 import "fmt"
 
-// A Cursor is a reader's place in an inbox. The consumer's cursor starts at the
-// first message that is not acknowledged; an observer's looks at whatever is
-// retained and holds nothing back. A Cursor belongs to one goroutine. Close it.
+// A Cursor is a reader's place in a direction. The consumer's cursor starts at
+// the first message of an inbox that is not acknowledged; an observer's looks at
+// whatever is retained and holds nothing back. A Cursor belongs to one goroutine.
+// Close it.
 type Cursor struct {
-	in       *Inbox
-	at       place
-	consumer bool
-	changed  chan struct{}
-	ended    bool
+	d       *direction
+	in      *Inbox // the consumer's; nil for an observer
+	at      place
+	changed chan struct{}
+	ended   bool
 	// missed is the position before a jump that the reader was not told yet.
 	missed *Position
 }
@@ -47,38 +48,39 @@ func (e Event) None() bool { return e.Batch == nil && e.Gap == nil && e.End == n
 func (in *Inbox) Consumer() *Cursor {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	c := &Cursor{in: in, at: in.acked, missed: in.lost, consumer: true, changed: make(chan struct{}, 1)}
+	c := &Cursor{d: &in.direction, in: in, at: in.acked, missed: in.lost, changed: make(chan struct{}, 1)}
 	in.restLocked(in.wants)
 	in.consumer = c
 	in.watchLocked(c.changed)
 	return c
 }
 
-// Observer returns a cursor at the oldest message start that is retained.
-func (in *Inbox) Observer() *Cursor {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	c := &Cursor{in: in, at: in.oldestLocked(), changed: make(chan struct{}, 1)}
-	in.watchLocked(c.changed)
+// Observer returns a cursor at the oldest message start that is retained: of what
+// came out of an end, or of what was sent into it.
+func (d *direction) Observer() *Cursor {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := &Cursor{d: d, at: d.oldestLocked(), changed: make(chan struct{}, 1)}
+	d.watchLocked(c.changed)
 	return c
 }
 
 // oldestLocked is the first message start from base on, or base where there is
 // none.
-func (in *Inbox) oldestLocked() place {
-	p := in.base
-	if !p.fresh() && p.off < in.lastEnd {
-		p.message(in.cut, &in.log, ^uint64(0), in.head.off, nil)
+func (d *direction) oldestLocked() place {
+	p := d.base
+	if !p.fresh() && p.off < d.lastEnd {
+		p.message(d.cut, &d.log, ^uint64(0), d.head.off, nil)
 	}
 	return p
 }
 
 // oldestLocked is the first place that the cursor may stand at.
 func (c *Cursor) oldestLocked() place {
-	if c.consumer {
+	if c.in != nil {
 		return c.in.acked
 	}
-	return c.in.oldestLocked()
+	return c.d.oldestLocked()
 }
 
 // Seek moves the cursor to a position that has arrived or is the next to come;
@@ -86,10 +88,10 @@ func (c *Cursor) oldestLocked() place {
 // acknowledged, for a consumer) moves it to the oldest, and the next event is
 // the gap.
 func (c *Cursor) Seek(to Position) error {
-	c.in.mu.Lock()
-	defer c.in.mu.Unlock()
-	floor := c.in.base
-	if c.consumer {
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
+	floor := c.d.base
+	if c.in != nil {
 		floor = c.in.acked
 	}
 	c.missed, c.ended = nil, false
@@ -97,9 +99,9 @@ func (c *Cursor) Seek(to Position) error {
 		c.at, c.missed = c.oldestLocked(), &to
 		return nil
 	}
-	p, ok := c.in.recoverLocked(floor, to)
+	p, ok := c.d.recoverLocked(floor, to)
 	if !ok {
-		return fmt.Errorf("%w: %v, the next to come is %v", ErrPosition, to, c.in.head.position())
+		return fmt.Errorf("%w: %v, the next to come is %v", ErrPosition, to, c.d.head.position())
 	}
 	c.at = p
 	return nil
@@ -108,13 +110,13 @@ func (c *Cursor) Seek(to Position) error {
 // SeekEnd moves an observer to what arrives next: the next message, or the rest
 // of the one that is arriving.
 func (c *Cursor) SeekEnd() {
-	in := c.in
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	d := c.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	c.missed, c.ended = nil, false
-	c.at = in.head
-	if c.at.pay == 0 && in.lastEnd >= in.base.off && !in.tailOpen && !isRaw(in.cut) {
-		c.at = place{off: in.lastEnd, num: in.head.num} // not inside its header
+	c.at = d.head
+	if c.at.pay == 0 && d.lastEnd >= d.base.off && !d.tailOpen && !isRaw(d.cut) {
+		c.at = place{off: d.lastEnd, num: d.head.num} // not inside its header
 	}
 }
 
@@ -133,13 +135,16 @@ func (c *Cursor) Changed() <-chan struct{} { return c.changed }
 // Close releases the cursor.
 func (c *Cursor) Close() {
 	c.Rest()
-	c.in.unwatch(c.changed)
+	c.d.unwatch(c.changed)
 }
 
 // Rest takes back the wish of a consumer that waited on a shared end: when it
 // returns, what is not read from the kernel yet stays there. Unlike the other
 // methods it may be called by any goroutine.
 func (c *Cursor) Rest() {
+	if c.in == nil {
+		return
+	}
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()
 	c.in.restLocked(c)
@@ -151,9 +156,12 @@ func (c *Cursor) Rest() {
 // [Cursor.Rest] is called, or another consumer takes over. The data is appended
 // to buf[:0].
 func (c *Cursor) Next(buf []byte, lim Limits) (Event, error) {
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
 	in := c.in
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	if in == nil {
+		return c.nextLocked(buf, lim)
+	}
 	if in.wants == c {
 		in.wants = nil
 	}
@@ -169,8 +177,8 @@ func (c *Cursor) Next(buf []byte, lim Limits) (Event, error) {
 }
 
 func (c *Cursor) nextLocked(buf []byte, lim Limits) (Event, error) {
-	in := c.in
-	if in.closed {
+	d := c.d
+	if d.closed {
 		return Event{}, ErrClosed
 	}
 	if gap := c.gapLocked(); gap != nil {
@@ -182,11 +190,11 @@ func (c *Cursor) nextLocked(buf []byte, lim Limits) (Event, error) {
 		}
 		return Event{Batch: c.gather(buf, lim)}, nil
 	}
-	if in.end == nil || c.ended {
+	if d.end == nil || c.ended {
 		return Event{}, nil
 	}
 	c.ended = true
-	end := *in.end
+	end := *d.end
 	return Event{End: &end}, nil
 }
 
@@ -198,8 +206,8 @@ func (c *Cursor) gapLocked() *Gap {
 		c.toldLocked()
 		return &Gap{From: from, To: c.at.position()}
 	}
-	floor := &c.in.base
-	if c.consumer {
+	floor := &c.d.base
+	if c.in != nil {
 		floor = &c.in.acked
 	}
 	if c.at.off >= floor.off {
@@ -213,7 +221,7 @@ func (c *Cursor) gapLocked() *Gap {
 
 // toldLocked notes that the consumer knows of everything that was dropped.
 func (c *Cursor) toldLocked() {
-	if c.consumer {
+	if c.in != nil {
 		c.in.lost = nil
 	}
 }
@@ -221,32 +229,32 @@ func (c *Cursor) toldLocked() {
 // availableLocked reports whether there is a message, or a part of one that is
 // to be delivered in parts.
 func (c *Cursor) availableLocked() bool {
-	in := c.in
-	if c.at.off >= in.head.off {
+	d := c.d
+	if c.at.off >= d.head.off {
 		return false
 	}
-	if isRaw(in.cut) || c.at.off < in.lastEnd || in.tailOpen {
+	if isRaw(d.cut) || c.at.off < d.lastEnd || d.tailOpen {
 		return true
 	}
-	there := in.head.pay - c.at.pay // payload of the unfinished message
-	if in.end != nil {
+	there := d.head.pay - c.at.pay // payload of the unfinished message
+	if d.end != nil {
 		return there > 0
 	}
-	return there >= in.part
+	return there >= d.part
 }
 
 // refuseLocked refuses the message at the cursor if it is too long for lim.
 func (c *Cursor) refuseLocked(lim Limits) error {
 	limit := lim.MaxMessage
-	if isRaw(c.in.cut) || limit == 0 && !lim.Zero {
+	if isRaw(c.d.cut) || limit == 0 && !lim.Zero {
 		return nil
 	}
 	p := c.at
-	p.message(c.in.cut, &c.in.log, 1, c.in.head.off, nil) // past the header
+	p.message(c.d.cut, &c.d.log, 1, c.d.head.off, nil) // past the header
 	size := p.total()
 	if size == 0 {
 		p, size = c.at, c.at.pay
-		p.message(c.in.cut, &c.in.log, ^uint64(0), c.in.head.off, func(b []byte, payload bool) {
+		p.message(c.d.cut, &c.d.log, ^uint64(0), c.d.head.off, func(b []byte, payload bool) {
 			if payload {
 				size += uint64(len(b))
 			}

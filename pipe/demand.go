@@ -22,7 +22,7 @@ func (in *Inbox) pullLocked(c *Cursor) error {
 			return errFull
 		}
 		n, err := in.readMessageLocked()
-		if err == unix.EAGAIN {
+		if err == unix.EAGAIN || errors.Is(err, ErrNoSpace) {
 			return err
 		}
 		in.filledLocked(n, err)
@@ -33,13 +33,13 @@ func (in *Inbox) pullLocked(c *Cursor) error {
 // readMessageLocked reads at most up to the end of the message at head: what
 // follows stays in the kernel for the next reader of the end, whoever that is.
 func (in *Inbox) readMessageLocked() (int, error) {
-	b := in.reserveLocked()
+	b, err := in.reserveLocked()
+	if err != nil {
+		return 0, err
+	}
 	n, err := in.desc.peek(b)
 	if n > 0 {
 		n, err = in.desc.take(b[:in.upToMessageEndLocked(b[:n])])
-	}
-	if err == unix.EAGAIN {
-		in.log.unreserve()
 	}
 	return n, err
 }
@@ -83,8 +83,11 @@ func (in *Inbox) restLocked(c *Cursor) {
 func (in *Inbox) fillWanted() {
 	for {
 		in.mu.Lock()
-		if in.wants != nil && !in.closed && in.pullLocked(in.wants) == nil {
-			in.wants = nil
+		var err error
+		if in.wants != nil && !in.closed {
+			if err = in.pullLocked(in.wants); err == nil {
+				in.wants = nil
+			}
 		}
 		if in.wants == nil || in.closed {
 			in.filling = false
@@ -93,6 +96,10 @@ func (in *Inbox) fillWanted() {
 		}
 		full, unwanted := in.fullLocked(), in.unwanted
 		in.mu.Unlock()
+		if errors.Is(err, ErrNoSpace) {
+			in.waitSpace()
+			continue
+		}
 		if full {
 			select {
 			case <-in.room:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,15 +18,21 @@ var errStopped = errors.New("stopped")
 // one is non-blocking and lives in Go's poller; a shared one stays blocking, so
 // every call on it carries its own "do not wait".
 type descriptor struct {
-	fd     int
-	socket bool
-	poller *Poller // shared only
+	fd       int
+	socket   bool
+	unsealed bool
+	poller   *Poller // shared only
 
 	file *os.File // sealed only
 	conn syscall.RawConn
 
 	stopRead, stopWrite stopper
 	closeOnce           sync.Once
+	closed              atomic.Bool
+	// reset: the other end was closed with input unread. The kernel says so once,
+	// to whoever receives.
+	reset atomic.Bool
+	logs  *atomic.Int64 // logs that may yet need a descriptor
 }
 
 // A stopper ends the waits of one direction, for good.
@@ -36,10 +43,10 @@ type stopper struct {
 
 // newDescriptor takes fd over.
 func newDescriptor(fd int, socket, sealed bool, poller *Poller) (*descriptor, error) {
-	d := &descriptor{fd: fd, socket: socket}
+	d := &descriptor{fd: fd, socket: socket, logs: &poller.unmade}
 	d.stopRead.ch, d.stopWrite.ch = make(chan struct{}), make(chan struct{})
 	if !sealed {
-		d.poller = poller
+		d.poller, d.unsealed = poller, true
 		return d, nil
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -56,7 +63,25 @@ func newDescriptor(fd int, socket, sealed bool, poller *Poller) (*descriptor, er
 	return d, nil
 }
 
-func (d *descriptor) shared() bool { return d.file == nil }
+// goneDescriptor stands for one that was closed before.
+func goneDescriptor(socket, sealed bool, poller *Poller) *descriptor {
+	d := &descriptor{fd: -1, socket: socket, unsealed: !sealed, poller: poller, logs: &poller.unmade}
+	d.stopRead.ch, d.stopWrite.ch = make(chan struct{}), make(chan struct{})
+	d.interruptRead()
+	d.interruptWrite()
+	d.closeOnce.Do(func() { d.closed.Store(true) })
+	return d
+}
+
+func closeFD(fd *int, really bool) {
+	if really && *fd >= 0 {
+		_ = unix.Close(*fd)
+	}
+	*fd = -1
+}
+
+// shared reports whether the end may be inherited.
+func (d *descriptor) shared() bool { return d.unsealed }
 
 // interruptRead releases whoever waits to read, for good.
 func (d *descriptor) interruptRead() {
@@ -82,6 +107,7 @@ func (d *descriptor) interruptWrite() {
 // does nothing.
 func (d *descriptor) close() {
 	d.closeOnce.Do(func() {
+		d.closed.Store(true)
 		d.interruptRead()
 		d.interruptWrite()
 		if d.file != nil {
@@ -93,22 +119,22 @@ func (d *descriptor) close() {
 	})
 }
 
-// read waits for bytes and reads them into what room returns. No page is held
-// while it waits: room is asked just before a read and undo gives the space
-// back when there was nothing. Only for sealed descriptors.
-func (d *descriptor) read(room func() []byte, undo func()) (n int, err error) {
-	werr := d.conn.Read(func(fd uintptr) bool {
-		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), room()) })
-		if err == unix.EAGAIN {
-			undo()
-			return false
-		}
-		return true
+// isClosed reports whether the daemon's copy is gone.
+func (d *descriptor) isClosed() bool { return d.closed.Load() }
+
+// whenReadable calls f until it returns anything but unix.EAGAIN, waiting for
+// bytes in between. The attempt is made inside the wait: Go's poller is
+// edge-triggered, and an edge between an attempt and the wait would be lost. Only
+// for sealed descriptors.
+func (d *descriptor) whenReadable(f func() error) (err error) {
+	werr := d.conn.Read(func(uintptr) bool {
+		err = f()
+		return err != unix.EAGAIN
 	})
 	if werr != nil {
-		return 0, errStopped
+		return errStopped
 	}
-	return n, err
+	return err
 }
 
 // peek copies what is there to b and consumes nothing, but for a reset, which
@@ -149,13 +175,11 @@ func (d *descriptor) tryWrite(vecs [][]byte) (int, error) {
 	return ignoringEINTR(func() (int, error) { return unix.Writev(d.fd, vecs) })
 }
 
-// write writes what fits, waiting until anything does. The attempt is made
-// inside the wait: Go's poller is edge-triggered, and an edge between an
-// attempt and the wait would be lost.
-func (d *descriptor) write(vecs [][]byte) (n int, err error) {
+// whenWritable is whenReadable for sending, on any descriptor.
+func (d *descriptor) whenWritable(f func() (int, error)) (n int, err error) {
 	if d.shared() {
 		for {
-			if n, err = d.tryWrite(vecs); err != unix.EAGAIN {
+			if n, err = f(); err != unix.EAGAIN {
 				return n, err
 			}
 			if err = d.poller.Wait(d.fd, unix.EPOLLOUT, d.stopWrite.ch, nil); err != nil {
@@ -164,7 +188,7 @@ func (d *descriptor) write(vecs [][]byte) (n int, err error) {
 		}
 	}
 	werr := d.conn.Write(func(uintptr) bool {
-		n, err = d.tryWrite(vecs)
+		n, err = f()
 		return err != unix.EAGAIN
 	})
 	if werr != nil {
@@ -177,6 +201,20 @@ func (d *descriptor) write(vecs [][]byte) (n int, err error) {
 // that reading is interrupted or stop is closed.
 func (d *descriptor) waitReadable(stop <-chan struct{}) error {
 	return d.poller.Wait(d.fd, unix.EPOLLIN|unix.EPOLLRDHUP, d.stopRead.ch, stop)
+}
+
+// unread returns how much of what was written the other end has not read: bytes
+// on a pipe, on a socket some number that is 0 when everything was read.
+func (d *descriptor) unread() int {
+	req := uint(unix.TIOCINQ)
+	if d.socket {
+		req = unix.TIOCOUTQ
+	}
+	n, err := unix.IoctlGetInt(d.fd, req)
+	if err != nil {
+		return -1
+	}
+	return n
 }
 
 // ready polls without waiting and without consuming anything, a pending reset

@@ -16,6 +16,13 @@ type direction struct {
 	framing Framing
 	cut     cutter
 	log     log
+	part    uint64 // size of the parts that a cursor hands out
+	// rec outlives the process; nil where the log is memory of this process alone.
+	rec *record
+	// port is for the exact moves; nil where the plain ones are used: without rec,
+	// and on an end of which other holders move the kernel's counters too.
+	port    port
+	spliced bool // what the port receives moves the log's file position
 	// limit bounds the bytes between what the slowest obligation holds and
 	// head: bytes unacknowledged (inbox) or not handed over (outbox).
 	limit uint64
@@ -27,11 +34,14 @@ type direction struct {
 	// tailOpen: the message that ends at head has no end of its own (a line
 	// without newline before the end of file).
 	tailOpen bool
+	closed   bool // nothing can be received from it any more
 	end      *End
+	ended    func() // tells that there is an end; may be nil
 	watchers map[chan struct{}]struct{}
 }
 
-func (d *direction) init(f Framing, spec *Spec) error {
+// init makes a new direction of an end. The descriptor is that of the end.
+func (d *direction) init(f Framing, spec *Spec, desc *descriptor, rec *record) error {
 	if f.MaxMessage == 0 || f.MaxMessage > spec.MaxMessage {
 		f.MaxMessage = spec.MaxMessage
 	}
@@ -42,8 +52,22 @@ func (d *direction) init(f Framing, spec *Spec) error {
 	if f.Name == "" {
 		f.Name = "line"
 	}
-	d.framing, d.cut, d.limit = f, c, spec.LogSize
+	d.framing, d.cut, d.limit, d.part = f, c, spec.LogSize, spec.partSize()
 	d.base.num, d.head.num = 1, 1
+	d.log.releaseStep = releaseStep(d.limit)
+	d.log.open = func() (space, error) { return new(anonymousSpace), nil }
+	if rec == nil {
+		return nil
+	}
+	d.rec = rec
+	d.log.open = func() (space, error) {
+		fd, err := newMemfd("piped-log")
+		return &memfdSpace{fd}, err
+	}
+	d.log.account(desc.logs)
+	if !desc.shared() {
+		d.port = &cursorPort{desc, &d.log}
+	}
 	return nil
 }
 
@@ -78,6 +102,15 @@ func (d *direction) wakeLocked() {
 		default:
 		}
 	}
+}
+
+// endLocked is the last word about the direction, unless there was one before
+// that this one only makes more exact.
+func (d *direction) endLocked(e *End) {
+	if d.end == nil && d.ended != nil {
+		d.ended()
+	}
+	d.end = e
 }
 
 // End returns the last word about the direction, or nil while it goes on.
@@ -115,6 +148,14 @@ func (d *direction) countLocked() error {
 		}
 	}
 	return nil
+}
+
+// recoverLocked finds the place of a position from a place before it.
+func (d *direction) recoverLocked(from place, to Position) (place, bool) {
+	if d.tailOpen && to == d.head.position() {
+		return d.head, true
+	}
+	return from.recover(d.cut, &d.log, to, d.head.off)
 }
 
 // amountLocked says in words what lies between a place and head.

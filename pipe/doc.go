@@ -30,8 +30,26 @@
 //	release  space below what everyone has had is given back, in whole pages
 //	recover  find a place in the stream again, from a place before it and the bytes
 //
-// Logs live in memory and the moves are plain reads and writes. What is above
-// this package sees only [Inbox], [Cursor] and [Outbox].
+// What is above this package sees only [Inbox], [Cursor] and [Outbox].
+//
+// # Exactness
+//
+// With a [Control] a log is a file in memory, and the moves of a sealed end are
+// exact: whatever instant the process is killed at, whoever has the descriptors
+// finds every direction again by [Recover], with nothing lost, doubled or torn.
+// The kernel keeps the counters for it inside the descriptors:
+//
+//	from a socket  peek (SO_PEEK_OFF), commit, consume: the peek offset says what
+//	               of the committed bytes is still to be taken out
+//	from a pipe    splice: bytes and the log's file position move in one call
+//	into either    sendfile: the same, the other way round
+//
+// Each log has one committed word, a byte offset; message numbers follow from the
+// bytes. Before space is released a checkpoint keeps the place that the remaining
+// bytes begin at. On a shared end other holders move the same counters, so there
+// the moves are plain reads and writes, as they are without a Control, where logs
+// are memory of this process alone. [SelfTest] tries out whether the kernel can
+// do all that.
 //
 // # Concurrency
 //

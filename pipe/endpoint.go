@@ -2,62 +2,11 @@ package pipe
 
 import (
 	"context"
-	"errors"
 	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
-
-// Kind is the kind of a pipe.
-type Kind uint8
-
-// The kinds of pipes.
-const (
-	// Duplex is a stream socket pair.
-	Duplex Kind = iota + 1
-	// OneWay is a kernel pipe: end 1 receives, end 2 sends, as the two
-	// connections of Python's Pipe(duplex=False).
-	OneWay
-	// Stdio is two kernel pipes: end 1 writes a process's standard input and
-	// reads its standard output.
-	Stdio
-	// StdinOnly and StdoutOnly are one half of Stdio.
-	StdinOnly
-	StdoutOnly
-)
-
-// Overflow is what a full inbox does.
-type Overflow uint8
-
-// The ways to overflow.
-const (
-	// Block stops reading.
-	Block Overflow = iota
-	// DropOldest drops the oldest messages and counts them.
-	DropOldest
-)
-
-// A Spec says what pipe to make.
-type Spec struct {
-	Kind Kind
-	// In is the framing of what goes into end 1 and comes out of end 2, Out of
-	// what comes out of end 1.
-	In, Out Framing
-	// LogSize bounds each direction, in bytes, and must not be 0; TailSize is kept
-	// beyond what is acknowledged.
-	LogSize, TailSize uint64
-	// MaxMessage is the largest payload where the framing has no smaller limit; it
-	// must not be 0.
-	MaxMessage uint64
-	Overflow   Overflow
-	// Sealed: end 1 will never be inherited.
-	Sealed bool
-}
-
-// partSize keeps a part well below the log, so that a log that is full of one
-// message always has a part to deliver.
-func (s *Spec) partSize() uint64 { return min(DefaultPart, max(s.LogSize/2, 1)) }
 
 // An Endpoint is the daemon's copy of one end.
 type Endpoint struct {
@@ -65,6 +14,7 @@ type Endpoint struct {
 	out *Outbox // nil when the end cannot send
 
 	sealed      bool
+	control     *Control    // keeps the records of the directions; may be nil
 	read, write *descriptor // the same for a socket; nil without that direction
 
 	mu        sync.Mutex
@@ -74,102 +24,8 @@ type Endpoint struct {
 	retired   bool // Retire gave the descriptors back
 	closed    chan struct{}
 	drop      sync.Once
-}
-
-// Open makes a pipe and returns the daemon's copies of its ends 1 and 2.
-func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
-	if err := errors.Join(spec.In.Check(), spec.Out.Check()); err != nil {
-		return nil, nil, err
-	}
-	fds, err := openDescriptors(poller, spec.Kind, spec.Sealed)
-	if err != nil {
-		return nil, nil, err
-	}
-	if one, err = newEndpoint(fds[0], spec.Out, spec.In, &spec, spec.Sealed); err != nil {
-		return nil, nil, err
-	}
-	two, err = newEndpoint(fds[1], spec.In, spec.Out, &spec, false)
-	return one, two, err
-}
-
-// ends are the descriptors of one end.
-type ends struct{ read, write *descriptor }
-
-func openDescriptors(poller *Poller, kind Kind, sealed bool) (fds [2]ends, err error) {
-	defer func() {
-		if err != nil {
-			for _, e := range fds {
-				e.close()
-			}
-		}
-	}()
-	if kind == Duplex {
-		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fds, os.NewSyscallError("socketpair", err)
-		}
-		for i, fd := range pair {
-			d, derr := newDescriptor(fd, true, sealed && i == 0, poller)
-			if derr != nil {
-				err = derr
-				continue
-			}
-			fds[i] = ends{d, d}
-		}
-		return fds, err
-	}
-	if kind == Stdio || kind == StdinOnly {
-		if fds[1].read, fds[0].write, err = openPipe(poller, false, sealed); err != nil {
-			return fds, err
-		}
-	}
-	if kind != StdinOnly {
-		fds[0].read, fds[1].write, err = openPipe(poller, sealed, false)
-	}
-	return fds, err
-}
-
-func openPipe(poller *Poller, readSealed, writeSealed bool) (r, w *descriptor, err error) {
-	var pair [2]int
-	if err := unix.Pipe2(pair[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe2", err)
-	}
-	if r, err = newDescriptor(pair[0], false, readSealed, poller); err != nil {
-		_ = unix.Close(pair[1])
-		return nil, nil, err
-	}
-	if w, err = newDescriptor(pair[1], false, writeSealed, poller); err != nil {
-		r.close()
-		return nil, nil, err
-	}
-	return r, w, nil
-}
-
-func (e ends) close() {
-	for _, d := range []*descriptor{e.read, e.write} {
-		if d != nil {
-			d.close()
-		}
-	}
-}
-
-func newEndpoint(fds ends, in, out Framing, spec *Spec, sealed bool) (*Endpoint, error) {
-	e := &Endpoint{sealed: sealed, read: fds.read, write: fds.write, closed: make(chan struct{})}
-	var err error
-	if e.read != nil {
-		if e.in, err = newInbox(e.read, in, spec); err != nil {
-			return nil, err
-		}
-	}
-	if e.write != nil {
-		if e.out, err = newOutbox(e.write, out, spec, e.hangup); err != nil {
-			return nil, err
-		}
-	}
-	if sealed && e.in != nil {
-		e.in.start()
-	}
-	return e, nil
+	// lastRead is what AllRead knew when the sending descriptor was closed.
+	lastRead *bool
 }
 
 // Inbox returns what came out of the end, or ErrWrongDirection.
@@ -259,16 +115,17 @@ func duplicate(fd int) (int, error) {
 
 // hangup half-closes: the outbox has handed over everything and is closing. On
 // a socket this acts on every copy of the end in every process.
-func (e *Endpoint) hangup() {
+func (e *Endpoint) hangup(handedOver bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.hungUp = true
 	switch {
 	case e.write != e.read:
+		e.rememberReadLocked(handedOver)
 		e.write.close()
 	case e.halfClose:
 		_ = unix.Shutdown(e.write.fd, unix.SHUT_WR)
 	}
+	e.hungUp = true
 }
 
 // CloseSend is half-close: what was accepted is handed over (or dropped, with
@@ -281,6 +138,7 @@ func (e *Endpoint) CloseSend(discard bool) error {
 	e.mu.Lock()
 	e.halfClose = true
 	e.mu.Unlock()
+	e.out.mark(flagHalfClose)
 	e.out.Close(discard)
 	return nil
 }
@@ -298,6 +156,7 @@ func (e *Endpoint) Close(discard bool) {
 		e.read.interruptRead()
 	}
 	if e.out != nil {
+		e.out.mark(flagEndClosed)
 		e.out.Close(discard)
 	}
 	e.drop.Do(func() { go e.release() })
@@ -306,6 +165,9 @@ func (e *Endpoint) Close(discard bool) {
 // release frees the inbox, and closes the descriptors once the outbox is done.
 func (e *Endpoint) release() {
 	defer close(e.closed)
+	if e.control != nil {
+		defer e.control.leave()
+	}
 	if e.in != nil {
 		e.in.fillers.Wait()
 		e.in.free()
@@ -314,9 +176,12 @@ func (e *Endpoint) release() {
 	if e.out != nil {
 		<-e.out.Flushed()
 		e.out.drainers.Wait()
+		e.out.free()
 	}
+	handedOver := e.out != nil && e.out.handedOver()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.rememberReadLocked(handedOver)
 	ends{e.read, e.write}.close()
 }
 
@@ -345,8 +210,13 @@ func (e *Endpoint) Retire() {
 	if e.in != nil {
 		e.in.fillers.Wait()
 	}
+	if e.in != nil {
+		e.in.retire()
+	}
+	handedOver := e.out != nil && e.out.handedOver()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.rememberReadLocked(handedOver)
 	e.retired = true
 	ends{e.read, e.write}.close()
 }
@@ -382,6 +252,45 @@ func (e *Endpoint) Flush(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// AllRead reports whether the other end has read all that was accepted for the
+// end. The answer is final once no copy of the other end is left. It is not known
+// for an end that cannot send, nor for one that was closed while the other end
+// still had something to read.
+func (e *Endpoint) AllRead() (all, known bool) {
+	if e.out == nil {
+		return false, false
+	}
+	handedOver := e.out.handedOver()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.write.isClosed() {
+		return e.lastRead != nil && *e.lastRead, e.lastRead != nil
+	}
+	return handedOver && e.nothingUnreadLocked(), true
+}
+
+// nothingUnreadLocked reports whether the other end has read all that was handed
+// over.
+func (e *Endpoint) nothingUnreadLocked() bool {
+	// A peer that leaves input unread takes it away with it, and leaves a reset.
+	if e.write.socket && (e.write.reset.Load() || e.write.ready(0)&unix.POLLERR != 0) {
+		return false
+	}
+	return e.write.unread() == 0
+}
+
+// rememberReadLocked keeps what AllRead knows for good, before the sending
+// descriptor is closed.
+func (e *Endpoint) rememberReadLocked(handedOver bool) {
+	if e.out == nil || e.write.isClosed() {
+		return
+	}
+	all := handedOver && e.nothingUnreadLocked()
+	if gone := e.write.ready(unix.POLLOUT)&(unix.POLLERR|unix.POLLHUP) != 0; all || gone {
+		e.lastRead = &all
 	}
 }
 

@@ -369,12 +369,13 @@ func TestOpenWithoutDescriptorsLeavesNone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	spec := exactly(t, testSpec(Stdio, "line", true))
 	before := len(descriptors())
 	highest := dup(t, 0)
 	_ = unix.Close(highest)
 	for free := range uint64(4) {
 		setLimit(uint64(highest) + free)
-		one, two, err := Open(poller, testSpec(Stdio, "line", true))
+		one, two, err := Open(poller, spec)
 		setLimit(limit.Cur)
 		if !errors.Is(err, unix.EMFILE) {
 			t.Errorf("with %d free descriptors: %v, %v, %v", free, one, two, err)

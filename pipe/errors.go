@@ -19,6 +19,10 @@ var (
 	ErrFraming = errors.New("unknown framing")
 	// ErrMessage: a payload that the framing cannot carry.
 	ErrMessage = errors.New("message does not fit the framing")
+	// ErrNoSpace: the kernel refuses memory, a descriptor or a mapping for the log.
+	ErrNoSpace = errors.New("no space for the log")
+	// ErrCorrupt: what was kept of a direction cannot be what was written there.
+	ErrCorrupt = errors.New("corrupt")
 	// ErrNoRoom: the log is full; wait for a change and try again.
 	ErrNoRoom = errors.New("log is full")
 )

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"pgregory.net/rapid"
 )
 
 // A decoded is what a reader sees of a stream: payloads, joined over their
@@ -24,13 +23,23 @@ type decoded struct {
 }
 
 // newTestInbox is an inbox without a descriptor: bytes are put into it.
-func newTestInbox(t rapid.TB, f Framing, spec Spec) *Inbox {
+func newTestInbox(t cleaner, f Framing, spec Spec) *Inbox {
 	t.Helper()
-	in, err := newInbox(&descriptor{}, f, &spec)
+	in, err := newInbox(&descriptor{}, f, &spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(in.log.drop)
 	return in
+}
+
+// room is space to put bytes into, with the inbox locked.
+func room(in *Inbox) []byte {
+	b, err := in.reserveLocked()
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // feed puts bytes into an inbox as one read after another would, in chunks of
@@ -42,7 +51,7 @@ func feed(in *Inbox, data []byte, chunks ...int) {
 			n = min(n, max(chunks[i%len(chunks)], 1))
 		}
 		in.mu.Lock()
-		n = copy(in.reserveLocked(), data[:n])
+		n = copy(room(in), data[:n])
 		in.filledLocked(n, nil)
 		in.mu.Unlock()
 		data = data[n:]
@@ -105,7 +114,7 @@ func decode(t testing.TB, f Framing, spec Spec, stream []byte, lim Limits, chunk
 	in := newTestInbox(t, f, spec)
 	in.desc.file = nil
 	c := in.Consumer()
-	c.consumer, in.consumer = true, nil // nothing is read from a descriptor
+	in.consumer = nil // nothing is read from a descriptor
 	defer c.Close()
 	var d decoded
 	var part []byte
@@ -117,7 +126,7 @@ func decode(t testing.TB, f Framing, spec Spec, stream []byte, lim Limits, chunk
 		n = min(n, len(stream), int(spec.LogSize)/4)
 		feed(in, stream[:n])
 		stream = stream[n:]
-		if held := held(&in.direction); held > spec.LogSize+spec.TailSize+2*maxPage {
+		if held := held(&in.direction); held > spec.LogSize+spec.TailSize+2*maxStep {
 			t.Fatalf("%d bytes are held", held)
 		}
 		collect(t, in, lim, &d, c, &part)

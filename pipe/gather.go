@@ -6,7 +6,7 @@ import "slices"
 // be something available.
 func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 	b := &Batch{First: c.at.position(), Data: buf[:0]}
-	if isRaw(c.in.cut) {
+	if isRaw(c.d.cut) {
 		c.gatherRaw(b, lim)
 		return b
 	}
@@ -14,7 +14,7 @@ func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 	for more := true; more; {
 		m := c.measure()
 		if b.Sizes == nil && (m.part || !c.at.fresh()) {
-			b.grow(min(m.size, c.in.part) + uint64(m.around)) //nolint:gosec // not negative
+			b.grow(min(m.size, c.d.part) + uint64(m.around)) //nolint:gosec // not negative
 			c.gatherPart(b, m, keep)
 			break
 		}
@@ -23,7 +23,7 @@ func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 		}
 		b.grow(m.size + uint64(m.around)) //nolint:gosec // not negative
 		c.gatherMessage(b, m, keep)
-		more = !b.Partial && len(b.Sizes) < lim.Messages && (c.at.off < c.in.lastEnd || c.in.tailOpen && c.at.off < c.in.head.off)
+		more = !b.Partial && len(b.Sizes) < lim.Messages && (c.at.off < c.d.lastEnd || c.d.tailOpen && c.at.off < c.d.head.off)
 	}
 	if len(b.Sizes) == 1 {
 		b.Sizes = nil
@@ -34,9 +34,9 @@ func (c *Cursor) gather(buf []byte, lim Limits) *Batch {
 
 func (c *Cursor) bytes(lim Limits) int {
 	if lim.Bytes <= 0 {
-		return int(c.in.part) //nolint:gosec // a part fits an int
+		return int(c.d.part) //nolint:gosec // a part fits an int
 	}
-	return min(lim.Bytes, int(c.in.part)) //nolint:gosec // as above
+	return min(lim.Bytes, int(c.d.part)) //nolint:gosec // as above
 }
 
 // grow makes room for n more bytes: growing in steps would leave several times
@@ -44,9 +44,9 @@ func (c *Cursor) bytes(lim Limits) int {
 func (b *Batch) grow(n uint64) { b.Data = slices.Grow(b.Data, int(n)) } //nolint:gosec // at most a part
 
 func (c *Cursor) gatherRaw(b *Batch, lim Limits) {
-	b.grow(min(uint64(c.bytes(lim)), c.in.head.off-c.at.off)) //nolint:gosec // not negative
-	for len(b.Data) < c.bytes(lim) && c.at.off < c.in.head.off {
-		data := c.in.log.from(c.at.off)
+	b.grow(min(uint64(c.bytes(lim)), c.d.head.off-c.at.off)) //nolint:gosec // not negative
+	for len(b.Data) < c.bytes(lim) && c.at.off < c.d.head.off {
+		data := c.d.log.from(c.at.off)
 		data = data[:min(len(data), c.bytes(lim)-len(b.Data))]
 		b.Data = append(b.Data, data...)
 		c.at.off += uint64(len(data))
@@ -66,28 +66,28 @@ type measured struct {
 func (c *Cursor) measure() measured {
 	var m measured
 	p := c.at
-	ended := p.message(c.in.cut, &c.in.log, c.in.part+1, c.in.head.off, func(b []byte, payload bool) {
+	ended := p.message(c.d.cut, &c.d.log, c.d.part+1, c.d.head.off, func(b []byte, payload bool) {
 		if payload {
 			m.size += uint64(len(b))
 		} else {
 			m.around += len(b)
 		}
 	})
-	if !ended && c.in.tailOpen && p.off == c.in.head.off {
+	if !ended && c.d.tailOpen && p.off == c.d.head.off {
 		ended, m.partial = true, true
 	}
-	m.part = !ended || m.size > c.in.part
+	m.part = !ended || m.size > c.d.part
 	return m
 }
 
 // keeps reports whether framing bytes stay in the data. A line end of one or
 // two bytes cannot, because where it starts is known only behind it.
-func (c *Cursor) keeps(lim Limits) bool { return lim.KeepFraming && !c.in.framing.StripCR }
+func (c *Cursor) keeps(lim Limits) bool { return lim.KeepFraming && !c.d.framing.StripCR }
 
 // around sets the size of the framing bytes in b: a framing has them either
 // before or after the payload.
 func (c *Cursor) around(b *Batch, n int) {
-	if c.in.cut.trailer() == "" {
+	if c.d.cut.trailer() == "" {
 		b.Prefix = n
 	} else {
 		b.Suffix = n
@@ -96,7 +96,7 @@ func (c *Cursor) around(b *Batch, n int) {
 
 // copyMessage appends what the cursor passes to b.
 func (c *Cursor) copyMessage(b *Batch, most uint64, keep bool) (around int, ended bool) {
-	ended = c.at.message(c.in.cut, &c.in.log, most, c.in.head.off, func(data []byte, payload bool) {
+	ended = c.at.message(c.d.cut, &c.d.log, most, c.d.head.off, func(data []byte, payload bool) {
 		if payload || keep {
 			b.Data = append(b.Data, data...)
 		}
@@ -124,7 +124,7 @@ func (c *Cursor) gatherMessage(b *Batch, m measured, keep bool) {
 // gatherPart takes one part of a large or cut message; it stands alone in its
 // batch.
 func (c *Cursor) gatherPart(b *Batch, m measured, keep bool) {
-	most := c.in.part
+	most := c.d.part
 	if !m.part {
 		most = ^uint64(0) // the last one, and the line end behind it
 	}
@@ -134,12 +134,12 @@ func (c *Cursor) gatherPart(b *Batch, m measured, keep bool) {
 		c.around(b, around)
 	}
 	b.Total = max(b.Total, c.at.total())
-	atEnd := c.at.off == c.in.head.off
+	atEnd := c.at.off == c.d.head.off
 	switch {
 	case ended:
-	case atEnd && c.in.tailOpen:
+	case atEnd && c.d.tailOpen:
 		c.finishPartial(b)
-	case atEnd && c.in.end != nil:
+	case atEnd && c.d.end != nil:
 		b.Truncated = true
 	default:
 		b.More = true
@@ -152,5 +152,5 @@ func (c *Cursor) finishPartial(b *Batch) {
 		b.Data = append(b.Data, '\r')
 	}
 	b.Partial = true
-	c.at = c.in.head
+	c.at = c.d.head
 }

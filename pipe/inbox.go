@@ -16,12 +16,10 @@ type Inbox struct {
 	direction
 	desc *descriptor
 	tail uint64
-	part uint64
 	drop bool // overflow drops the oldest instead of stopping
 
 	// acked is the consumer's obligation: everything from here on is kept.
 	acked      place
-	closed     bool
 	drops      Drops
 	lost       *Position // where what was dropped and no consumer was told of begins
 	blocked    time.Time
@@ -38,29 +36,14 @@ type Inbox struct {
 // middle of the log on counts when its end is dropped.
 type Drops struct{ Messages, Bytes uint64 }
 
-func newInbox(desc *descriptor, f Framing, spec *Spec) (*Inbox, error) {
-	in := &Inbox{desc: desc, tail: spec.TailSize, part: spec.partSize(), drop: spec.Overflow == DropOldest, room: make(chan struct{}, 1)}
-	if err := in.init(f, spec); err != nil {
+func newInbox(desc *descriptor, f Framing, spec *Spec, rec *record) (*Inbox, error) {
+	in := &Inbox{desc: desc, tail: spec.TailSize, drop: spec.Overflow == DropOldest, room: make(chan struct{}, 1)}
+	if err := in.init(f, spec, desc, rec); err != nil {
 		return nil, err
 	}
 	in.acked.num = 1
+	in.spliced = !desc.socket
 	return in, nil
-}
-
-// start lets a sealed inbox read ahead.
-func (in *Inbox) start() { in.fillers.Go(in.fill) }
-
-// fill moves bytes from the descriptor into the log until the end.
-func (in *Inbox) fill() {
-	for in.waitRoom() {
-		n, err := in.desc.read(in.reserve, in.unreserve)
-		if errors.Is(err, errStopped) {
-			return
-		}
-		if in.filled(n, err) {
-			return
-		}
-	}
 }
 
 // waitRoom blocks while the log is full; false when the inbox is closed.
@@ -98,32 +81,25 @@ func (in *Inbox) roomLocked() bool {
 
 func (in *Inbox) fullLocked() bool { return in.head.off-in.acked.off >= in.limit }
 
-func (in *Inbox) reserve() []byte {
+func (in *Inbox) reserve() ([]byte, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.reserveLocked()
 }
 
 // reserveLocked returns space to read into; the log must not be full.
-func (in *Inbox) reserveLocked() []byte {
-	b := in.log.reserve()
+func (in *Inbox) reserveLocked() ([]byte, error) {
+	b, err := in.log.reserve()
 	room := in.limit - (in.head.off - in.acked.off)
-	return b[:min(uint64(len(b)), room)]
+	return b[:min(uint64(len(b)), room)], err
 }
 
-func (in *Inbox) unreserve() {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.log.unreserve()
-}
-
-// filled commits n bytes that were read into reserved space, or the end that
-// err or n == 0 means; it reports whether the direction has ended.
-func (in *Inbox) filled(n int, err error) bool {
+// filled commits n bytes that are in reserved space, or the end that err or
+// n == 0 means.
+func (in *Inbox) filled(n int, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.filledLocked(n, err)
-	return in.end != nil
 }
 
 func (in *Inbox) filledLocked(n int, err error) {
@@ -132,11 +108,14 @@ func (in *Inbox) filledLocked(n int, err error) {
 	}
 	if n > 0 {
 		in.log.commit(n)
+		if in.rec != nil {
+			in.rec.head.Store(in.log.end) // the commit, but for splice
+		}
 		if ferr := in.countLocked(); ferr != nil {
 			in.badLocked(ferr)
 		}
 	} else {
-		in.log.unreserve()
+		in.rec.set(flagEnded)
 		in.finishLocked(err)
 	}
 	in.wakeLocked()
@@ -148,7 +127,7 @@ func (in *Inbox) badLocked(err error) {
 	if fe, ok := errors.AsType[*frameError](err); ok {
 		e.Cause, e.Want = fe.cause, fe.want
 	}
-	in.end = e
+	in.endLocked(e)
 }
 
 // finishLocked ends the direction at end of file, or at a reset (ECONNRESET:
@@ -158,6 +137,8 @@ func (in *Inbox) finishLocked(err error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.ECONNRESET):
+		in.desc.reset.Store(true)
+		in.rec.set(flagReset)
 		e.Cause, e.Detail = CauseReset, "the other end closed with input unread"
 	default:
 		e.Cause, e.Detail = CauseReset, err.Error()
@@ -171,7 +152,7 @@ func (in *Inbox) finishLocked(err error) {
 		}
 	}
 	e.Position = in.head.position()
-	in.end = e
+	in.endLocked(e)
 }
 
 // finishPartialLocked makes the unfinished line at the end a message.
@@ -204,24 +185,17 @@ func (in *Inbox) Ack(to Position) error {
 	return nil
 }
 
-// recoverLocked finds the place of a position from a place before it.
-func (in *Inbox) recoverLocked(from place, to Position) (place, bool) {
-	if in.tailOpen && to == in.head.position() {
-		return in.head, true
-	}
-	return from.recover(in.cut, &in.log, to, in.head.off)
-}
-
 // releaseLocked frees what lies before p, but for the tail.
 func (in *Inbox) releaseLocked(p place) {
 	in.acked = p
-	for {
-		end := in.log.firstPageEnd()
-		if end == 0 || end+in.tail > p.off {
-			break
-		}
-		in.base.forward(in.cut, &in.log, end)
-		in.log.release(end)
+	if in.rec != nil {
+		in.rec.acked.Store(p.off)
+	}
+	if to := in.log.releasable(p.off - min(in.tail, p.off)); to > in.base.off {
+		in.base.forward(in.cut, &in.log, to)
+		in.checkpointLocked(p)
+		failpoint("inbox.after-checkpoint")
+		in.log.release(to)
 	}
 	select {
 	case in.room <- struct{}{}:
@@ -233,7 +207,7 @@ func (in *Inbox) releaseLocked(p place) {
 // unacknowledged on: at message ends, so that numbers do not shift; only a
 // message that alone fills the log is dropped in the middle.
 func (in *Inbox) dropOldestLocked() {
-	to := min(in.acked.off+min(in.limit/4, maxPage), in.head.off)
+	to := min(in.acked.off+min(in.limit/4, maxStep), in.head.off)
 	p := in.acked
 	if in.lost == nil {
 		from := p.position()
@@ -248,8 +222,16 @@ func (in *Inbox) dropOldestLocked() {
 	}
 	in.drops.Messages += p.num - in.acked.num
 	in.drops.Bytes += p.off - in.acked.off
+	in.checkpointLocked(p) // the drop and its count in one
+	failpoint("inbox.after-drop")
 	in.releaseLocked(p)
 	in.wakeLocked()
+}
+
+// checkpointLocked keeps what cannot be found in the bytes from base on, with
+// acked as the consumer's place.
+func (in *Inbox) checkpointLocked(acked place) {
+	in.rec.checkpoint(checkpoint{base: in.base, acked: acked.off, drops: in.drops, lost: in.lost})
 }
 
 // close ends receiving: readers get ErrClosed, the descriptor is not read any
@@ -258,19 +240,30 @@ func (in *Inbox) close() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.closed = true
+	in.rec.set(flagEndClosed)
 	if in.end == nil {
-		in.end = &End{Cause: CauseEndpointClosed, Position: in.head.position(), Bytes: in.head.off}
+		in.endLocked(&End{Cause: CauseEndpointClosed, Position: in.head.position(), Bytes: in.head.off})
 	}
 	in.wakeLocked()
+}
+
+// retire gives the descriptor of the log back, once the direction has ended and
+// nobody fills.
+func (in *Inbox) retire() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.log.retire()
 }
 
 // free drops the log; after close, when nobody fills.
 func (in *Inbox) free() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.log.end = in.head.off
 	in.log.drop()
 	in.base, in.acked = in.head, in.head
 	in.lastEnd, in.tailOpen = in.head.off, false
+	in.rec = nil
 }
 
 // An InboxInfo is a look at an inbox. Bytes include framing.
@@ -317,7 +310,7 @@ func (in *Inbox) Ready() (Readiness, error) {
 	if in.closed {
 		return Readiness{}, ErrClosed
 	}
-	c := Cursor{in: in, at: in.acked, consumer: true}
+	c := Cursor{d: &in.direction, in: in, at: in.acked}
 	r := Readiness{Message: c.availableLocked(), Data: in.head.off > in.acked.off, End: in.end != nil}
 	if in.end == nil {
 		// A socket that was hung up polls readable for ever, so count bytes.

@@ -32,7 +32,7 @@ func TestAcknowledgingFreesWholePagesButKeepsTheTail(t *testing.T) {
 			t.Fatal(err)
 		}
 		needed := uint64(1<<20) - (acked-1)*16 + min((acked-1)*16, spec.TailSize)
-		if held := held(&in.direction); held < needed || held > needed+2*maxPage {
+		if held := held(&in.direction); held < needed || held > needed+2*maxStep {
 			t.Fatalf("%d bytes are held where %d are needed", held, needed)
 		}
 	}
@@ -45,7 +45,7 @@ func TestAcknowledgingFreesWholePagesButKeepsTheTail(t *testing.T) {
 	c := in.Observer()
 	defer c.Close()
 	first := c.Position().Message
-	if have := (1<<16 + 1 - first) * 16; have < spec.TailSize-maxPage || have > spec.TailSize+2*maxPage {
+	if have := (1<<16 + 1 - first) * 16; have < spec.TailSize-maxStep || have > spec.TailSize+2*maxStep {
 		t.Errorf("the tail is %d bytes", have)
 	}
 	if b := nextBatch(t, c, Limits{}); string(b.Data) != numbered(int(first)) {
@@ -198,12 +198,12 @@ func TestDropOldestCountsExactlyAndNeverShiftsNumbers(t *testing.T) {
 					if !in.roomLocked() {
 						t.Fatal("no room")
 					}
-					b := in.reserveLocked()
+					b := room(in)
 					got := copy(b[:min(len(b), chunk)], data)
 					in.filledLocked(got, nil)
 					in.mu.Unlock()
 					data = data[got:]
-					if held := held(&in.direction); held > spec.LogSize+spec.TailSize+2*maxPage {
+					if held := held(&in.direction); held > spec.LogSize+spec.TailSize+2*maxStep {
 						t.Fatalf("%d bytes are held", held)
 					}
 				}
@@ -240,7 +240,7 @@ func TestDropOldestInsideOneHugeMessage(t *testing.T) {
 		for len(data) > 0 {
 			in.mu.Lock()
 			in.roomLocked()
-			n := copy(in.reserveLocked(), data)
+			n := copy(room(in), data)
 			in.filledLocked(n, nil)
 			in.mu.Unlock()
 			data = data[n:]
@@ -317,7 +317,7 @@ func TestFullLogStopsReadingUntilAcknowledged(t *testing.T) {
 				if err := one.in.Ack(b.Next); err != nil {
 					t.Fatal(err)
 				}
-				if held := held(&one.in.direction); held > spec.LogSize+spec.TailSize+2*maxPage {
+				if held := held(&one.in.direction); held > spec.LogSize+spec.TailSize+2*maxStep {
 					t.Fatalf("%d bytes are held", held)
 				}
 			}

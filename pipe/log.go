@@ -1,145 +1,132 @@
 package pipe
 
 import (
-	"math/bits"
-	"slices"
-	"sort"
-	"sync"
+	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// Pages grow from small to large with the log, so that a direction that carried
-// a few bytes costs a few KiB and a busy one has few pages.
+// Memory is taken in steps that grow with the log, so that a direction that
+// carried a few bytes costs a few KiB and a busy one asks the kernel seldom. It
+// is given back in steps that are a small part of the log.
 const (
-	minPage = 4 << 10
-	maxPage = 64 << 10
+	minStep = pageSize
+	maxStep = 64 << 10
 )
 
-// pagePools holds free pages by size class. Pages are not cleared between uses:
-// no byte of a page is read before it was written.
-var pagePools [4]sync.Pool // 4, 8, 16, 32 KiB
-
-// Pages of the full size are mapped, not allocated, and given back at once: as
-// a part of Go's heap, logs that are full would let the garbage collector wait
-// until as much again is garbage. A few are kept for the next log.
-var mapped struct {
-	sync.Mutex
-	free [4][]byte
-	n    int
-}
-
-func newMapped() []byte {
-	mapped.Lock()
-	defer mapped.Unlock()
-	if mapped.n > 0 {
-		mapped.n--
-		return mapped.free[mapped.n]
-	}
-	b, err := unix.Mmap(-1, 0, maxPage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		return make([]byte, maxPage) // no more mappings are allowed
-	}
-	return b
-}
-
-func freeMapped(b []byte) {
-	mapped.Lock()
-	defer mapped.Unlock()
-	if mapped.n < len(mapped.free) {
-		mapped.free[mapped.n] = b
-		mapped.n++
-		return
-	}
-	_ = unix.Munmap(b) // refuses, rightly, what is no mapping
-}
-
-func newPage(size int) []byte {
-	if size == maxPage {
-		return newMapped()
-	}
-	class := bits.Len(uint(size-1)) - bits.Len(uint(minPage-1))
-	if p, ok := pagePools[class].Get().(*[]byte); ok {
-		return *p
-	}
-	return make([]byte, minPage<<class)
-}
-
-func freePage(b []byte) {
-	b = b[:cap(b)]
-	if len(b) == maxPage {
-		freeMapped(b)
-		return
-	}
-	class := bits.Len(uint(len(b)-1)) - bits.Len(uint(minPage-1))
-	pagePools[class].Put(&b)
-}
-
-// A page holds stream bytes from the stream offset start on.
-type page struct {
-	start uint64
-	data  []byte // len: committed; cap: size
+// releaseStep returns the step in which a log of limit bytes is released.
+func releaseStep(limit uint64) uint64 {
+	return min(max(limit/16/pageSize*pageSize, minStep), maxStep)
 }
 
 // A log is the retained bytes of one direction: append-only, published bytes
-// never change, space is released in whole pages. It is not safe for concurrent
-// use; its direction's mutex guards it, except that the one filler may write
-// into reserved space while others read what is committed.
+// never change, space is given back in whole pages. Its file offset is the
+// stream offset. It is made when the first byte comes. It is not safe for
+// concurrent use; its direction's mutex guards it, except that the one filler
+// may write into reserved space while others read what is committed.
 type log struct {
-	pages []page
-	end   uint64 // stream offset after the last committed byte
-	next  int    // size of the next page
+	open func() (space, error)
+	// space is nil before the first byte and after drop.
+	space   space
+	windows [][]byte // from the offset first on
+	first   uint64   // a multiple of windowSize
+	// released ≤ end ≤ allocated: what lies between the outer two has memory.
+	released, end, allocated uint64
+	next                     uint64 // size of the next step
+	releaseStep              uint64
+	retired                  bool // the space has no descriptor any more
+	// unmade counts the logs that may yet need a descriptor, this one among them;
+	// nil when it does not or has it.
+	unmade *atomic.Int64
 }
 
-// reserve returns space for at least one byte behind the committed ones.
-func (l *log) reserve() []byte {
-	if n := len(l.pages); n > 0 {
-		if last := l.pages[n-1].data; len(last) < cap(last) {
-			return last[len(last):cap(last)]
+// account enters the log among those that may yet need a descriptor.
+func (l *log) account(unmade *atomic.Int64) {
+	l.unmade = unmade
+	l.unmade.Add(1)
+}
+
+// settle strikes it out there.
+func (l *log) settle() {
+	if l.unmade != nil {
+		l.unmade.Add(-1)
+		l.unmade = nil
+	}
+}
+
+// reserve returns space for at least one byte behind the committed ones. The
+// error is ErrNoSpace, for want of a descriptor, memory or a mapping; nothing has
+// changed then.
+func (l *log) reserve() ([]byte, error) {
+	if l.space == nil {
+		s, err := l.open()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoSpace, err)
 		}
+		l.settle()
+		l.space = s
+		l.first = l.end / windowSize * windowSize
+		l.released = l.end / pageSize * pageSize
+		l.allocated = l.released
 	}
-	size := max(l.next, minPage)
-	l.next = min(2*size, maxPage)
-	data := newPage(size)[:0]
-	l.pages = append(l.pages, page{start: l.end, data: data})
-	return data[:size]
+	if l.end == l.allocated {
+		l.next = min(max(2*l.next, minStep), maxStep)
+		to := min(l.allocated+l.next, (l.end/windowSize+1)*windowSize)
+		if err := l.space.allocate(l.allocated, to); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoSpace, err)
+		}
+		l.allocated = to
+	}
+	w, err := l.windowOf(l.end)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return w[l.end%windowSize : l.allocated-l.end/windowSize*windowSize], nil
 }
 
-// unreserve gives an unused page back, so that an idle log holds none.
-func (l *log) unreserve() {
-	if n := len(l.pages); n > 0 && len(l.pages[n-1].data) == 0 {
-		freePage(l.pages[n-1].data)
-		l.pages = l.pages[:n-1]
+// windowOf returns the window in which off lies, which is retained or the end.
+func (l *log) windowOf(off uint64) ([]byte, error) {
+	for off >= l.first+uint64(len(l.windows))*windowSize {
+		w, err := l.space.window(l.first + uint64(len(l.windows))*windowSize)
+		if err != nil {
+			return nil, err
+		}
+		l.windows = append(l.windows, w)
 	}
+	return l.windows[(off-l.first)/windowSize], nil
 }
 
 // commit makes n bytes of the reserved space part of the log.
-func (l *log) commit(n int) {
-	p := &l.pages[len(l.pages)-1]
-	p.data = p.data[:len(p.data)+n]
-	l.end += uint64(n) //nolint:gosec // n counts bytes
-}
+func (l *log) commit(n int) { l.end += uint64(n) } //nolint:gosec // n counts bytes
 
-// write appends and commits b.
-func (l *log) write(b []byte) {
+// write appends and commits b. On an error, which is that of reserve, a part may
+// have been written; back takes it back.
+func (l *log) write(b []byte) error {
 	for len(b) > 0 {
-		n := copy(l.reserve(), b)
+		room, err := l.reserve()
+		if err != nil {
+			return err
+		}
+		n := copy(room, b)
 		l.commit(n)
 		b = b[n:]
 	}
+	return nil
 }
 
-// from returns the committed bytes of one page from off on; empty at the end.
+// back undoes what was written behind to and not published yet.
+func (l *log) back(to uint64) { l.end = to }
+
+// from returns the committed bytes of one window from off on; empty at the end.
 // off must be retained.
 func (l *log) from(off uint64) []byte {
 	if off >= l.end {
 		return nil
 	}
-	i := len(l.pages) - 1
-	if off < l.pages[i].start || len(l.pages[i].data) == 0 {
-		i = sort.Search(len(l.pages), func(i int) bool { return l.pages[i].start > off }) - 1
-	}
-	return l.pages[i].data[off-l.pages[i].start:]
+	start := off / windowSize * windowSize
+	w := l.windows[(start-l.first)/windowSize]
+	return w[off-start : min(l.end-start, windowSize)]
 }
 
 // vectors appends to vecs the committed bytes from off on, at most limit
@@ -156,30 +143,106 @@ func (l *log) vectors(vecs [][]byte, off uint64, limit int) [][]byte {
 	return vecs
 }
 
-// firstPageEnd is the offset after the oldest full page, or 0 when there is
-// none to release.
-func (l *log) firstPageEnd() uint64 {
-	if len(l.pages) == 0 || len(l.pages[0].data) < cap(l.pages[0].data) {
-		return 0
+// releasable returns how far the log can be released when nothing below off is
+// needed any more: a page boundary, or what is released already where giving
+// back more would not pay yet.
+func (l *log) releasable(off uint64) uint64 {
+	if to := off / pageSize * pageSize; to >= l.released+l.releaseStep {
+		return to
 	}
-	return l.pages[0].start + uint64(len(l.pages[0].data))
+	return l.released
 }
 
-// release frees the full pages that lie wholly below off. A page with space
-// left stays: the filler may be writing into it.
-func (l *log) release(off uint64) {
-	n := 0
-	for n < len(l.pages) && len(l.pages[n].data) == cap(l.pages[n].data) && l.pages[n].start+uint64(len(l.pages[n].data)) <= off {
-		freePage(l.pages[n].data)
-		n++
+// release gives the memory below to back, which releasable returned. That it
+// fails is not an error for anybody: the memory is kept a little longer.
+func (l *log) release(to uint64) {
+	if to <= l.released || l.space == nil {
+		return
 	}
-	l.pages = slices.Delete(l.pages, 0, n)
+	if l.retired {
+		l.remove(to)
+	} else if l.space.punch(l.released, to) != nil {
+		return
+	}
+	failpoint("log.after-release")
+	l.released = to
+	for len(l.windows) > 0 && l.first+windowSize <= to {
+		_ = unix.Munmap(l.windows[0])
+		l.windows = l.windows[1:]
+		l.first += windowSize
+	}
+}
+
+// retire gives the descriptor of the space back when nothing will be written any
+// more. What is retained stays, in the windows.
+func (l *log) retire() {
+	l.settle()
+	if _, file := l.space.(*memfdSpace); file && !l.retired {
+		l.space.close()
+		l.retired = true
+	}
+}
+
+// remove gives the memory below to back through the windows.
+func (l *log) remove(to uint64) {
+	for at := l.released; at < to; {
+		start := at / windowSize * windowSize
+		end := min(to, start+windowSize)
+		w := l.windows[(start-l.first)/windowSize]
+		_ = unix.Madvise(w[at-start:end-start], unix.MADV_REMOVE)
+		at = end
+	}
+}
+
+// adopt takes a space over whose bytes another process wrote; restore follows.
+func (l *log) adopt(s space) {
+	l.settle()
+	l.space = s
+}
+
+// restore makes everything up to head part of a log that was adopted, of which
+// the bytes from base on are retained, at most most. It is ErrCorrupt where that
+// cannot be.
+func (l *log) restore(base, head, most uint64) error {
+	if l.space == nil {
+		if head != 0 || base != 0 {
+			return fmt.Errorf("%w: %d bytes are committed to a log that has no file", ErrCorrupt, max(base, head))
+		}
+		return nil
+	}
+	size, err := l.space.size()
+	if err != nil {
+		return err
+	}
+	if base > head || head > size || head-base > most {
+		return fmt.Errorf("%w: %d bytes are committed and retained from %d on, the file has %d", ErrCorrupt, head, base, size)
+	}
+	l.first = base / windowSize * windowSize
+	l.released = base / pageSize * pageSize
+	for at := l.released; at < head; at = (at/windowSize + 1) * windowSize {
+		if _, err := l.windowOf(at); err != nil {
+			return err
+		}
+	}
+	l.end = head
+	l.allocated = max(l.released, (head+pageSize-1)/pageSize*pageSize)
+	if l.released == 0 {
+		return nil
+	}
+	return l.space.punch(0, l.released) // what was checkpointed and not released yet
 }
 
 // drop frees everything. Nothing may be reserved.
 func (l *log) drop() {
-	for _, p := range l.pages {
-		freePage(p.data)
+	l.settle()
+	if l.space == nil {
+		return
 	}
-	l.pages = nil
+	for _, w := range l.windows {
+		_ = unix.Munmap(w)
+	}
+	if !l.retired {
+		l.space.close()
+	}
+	l.space, l.windows, l.next, l.retired = nil, nil, 0, false
 }

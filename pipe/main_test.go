@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,6 +26,9 @@ func TestMain(m *testing.M) {
 	}
 	before := descriptors()
 	code := m.Run()
+	if code == 0 && !inMemory && flag.Lookup("test.fuzz").Value.String() == "" {
+		code = runInMemory()
+	}
 	if err := goleak.Find(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -34,6 +38,18 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// runInMemory runs the same tests once more, in memory.
+func runInMemory() int {
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "PIPED_TEST_LOGS=memory")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "with logs in memory: %v\n%s", err, out)
+		return 1
+	}
+	return 0
 }
 
 func descriptors() (open []string) {
@@ -51,6 +67,10 @@ func descriptors() (open []string) {
 
 // patience is how long a test waits for what must come.
 const patience = 20 * time.Second
+
+// inMemory makes the tests use plain moves and logs that are the process's own
+// memory: TestMain runs them both ways.
+var inMemory = os.Getenv("PIPED_TEST_LOGS") == "memory"
 
 func testSpec(kind Kind, framing string, sealed bool) Spec {
 	f := Framing{Name: framing}
@@ -74,7 +94,7 @@ func newTestPoller(t testing.TB) *Poller {
 // open makes a pipe whose ends are closed after the test.
 func open(t testing.TB, spec Spec) (one, two *Endpoint) {
 	t.Helper()
-	one, two, err := Open(newTestPoller(t), spec)
+	one, two, err := Open(newTestPoller(t), exactly(t, spec))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +103,28 @@ func open(t testing.TB, spec Spec) (one, two *Endpoint) {
 		closeEnd(t, two, true)
 	})
 	return one, two
+}
+
+// A cleaner is a test that cleans up after itself.
+type cleaner interface {
+	rapid.TB
+	Cleanup(func())
+}
+
+// exactly gives a pipe a control file, unless the tests run in memory. The pipe
+// must be closed by a cleanup that is registered later.
+func exactly(t cleaner, spec Spec) Spec {
+	t.Helper()
+	if inMemory {
+		return spec
+	}
+	control, err := NewControl()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(control.Close)
+	spec.Control = control
+	return spec
 }
 
 func closeEnd(t testing.TB, e *Endpoint, discard bool) {

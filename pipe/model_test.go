@@ -277,7 +277,7 @@ func TestPipeBehavesAsItsModel(t *testing.T) {
 func checkModel(t *rapid.T, poller *Poller, framing string, sealed bool) {
 	spec := testSpec(Duplex, framing, sealed)
 	spec.LogSize, spec.TailSize = 32<<10, 10_000
-	one, two, err := Open(poller, spec)
+	one, two, err := Open(poller, exactly(t, spec))
 	if err != nil {
 		t.Fatal(err)
 	}

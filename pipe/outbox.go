@@ -1,7 +1,6 @@
 package pipe
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -10,18 +9,26 @@ import (
 )
 
 // An Outbox is what clients sent into an endpoint: the direction from the
-// clients to the kernel. Its base is what has been handed over.
+// clients to the kernel. After it is handed over the last TailSize bytes of it
+// stay for observers.
 type Outbox struct {
 	direction
 	desc *descriptor
-	// hangup closes this direction alone once everything is handed over.
-	hangup   func()
+	tail uint64
+	// given is how far it was handed over to the kernel, read how far the other
+	// end was last seen to have read that.
+	given, read place
+	// hangup closes this direction alone once nothing is left to be handed over,
+	// and is told whether everything was.
+	hangup   func(handedOver bool)
 	scratch  []byte
-	draining bool // somebody is writing; only they move base
+	draining bool // somebody is writing; only they move given
 	closing  bool
 	discard  bool // drop what is left
 	// discarded: something was dropped.
 	discarded bool
+	// lost: something that was accepted could not be handed over.
+	lost bool
 	// have and total are the payload bytes that are there and announced of the
 	// unfinished message at head.
 	unfinished  bool
@@ -31,11 +38,12 @@ type Outbox struct {
 	flushed     chan struct{} // closed when closing and nothing is left
 }
 
-func newOutbox(desc *descriptor, f Framing, spec *Spec, hangup func()) (*Outbox, error) {
-	o := &Outbox{desc: desc, hangup: hangup, flushed: make(chan struct{})}
-	if err := o.init(f, spec); err != nil {
+func newOutbox(desc *descriptor, f Framing, spec *Spec, rec *record, hangup func(handedOver bool)) (*Outbox, error) {
+	o := &Outbox{desc: desc, tail: spec.TailSize, hangup: hangup, flushed: make(chan struct{})}
+	if err := o.init(f, spec, desc, rec); err != nil {
 		return nil, err
 	}
+	o.given, o.read = o.base, o.base
 	return o, nil
 }
 
@@ -55,7 +63,7 @@ type Part struct {
 // Append commits a part as a whole or not at all. It does not wait: ErrNoRoom
 // means try again after a change ([Outbox.Watch]). Other errors: ErrClosed,
 // ErrBrokenPipe, ErrMessage (the framing cannot carry it; later parts may still
-// come), *TooLongError, *UnfinishedError. Call [Outbox.Push] after the last of
+// come), *TooLongError, *UnfinishedError, ErrNoSpace. Call [Outbox.Push] after the last of
 // several.
 func (o *Outbox) Append(p Part) error {
 	o.mu.Lock()
@@ -73,18 +81,35 @@ func (o *Outbox) Append(p Part) error {
 		trailer = o.cut.trailer()
 	}
 	n := uint64(len(b)+len(trailer)) + size
-	if queued := o.head.off - o.base.off; queued > 0 && queued+n > o.limit {
+	if queued := o.head.off - o.given.off; queued > 0 && queued+n > o.limit {
 		return ErrNoRoom
 	}
-	o.log.write(b)
-	o.log.write(p.Data)
-	o.log.write([]byte(trailer))
 	o.scratch = b
+	if err := o.writeLocked(b, p.Data, trailer); err != nil {
+		return err
+	}
 	o.have, o.total = o.have+size, max(o.total, p.Total)
 	if o.unfinished = p.More; !p.More {
 		o.have, o.total = 0, 0
 	}
 	return o.countLocked()
+}
+
+// writeLocked commits what stands before the payload, the payload, and what
+// stands behind it, or nothing.
+func (o *Outbox) writeLocked(header, payload []byte, trailer string) error {
+	for _, b := range [][]byte{header, payload, []byte(trailer)} {
+		if err := o.log.write(b); err != nil {
+			o.log.back(o.head.off)
+			return err
+		}
+	}
+	failpoint("outbox.after-copy")
+	if o.rec != nil {
+		o.rec.head.Store(o.log.end)
+		failpoint("outbox.after-commit")
+	}
+	return nil
 }
 
 func (o *Outbox) refuseLocked(p Part) error {
@@ -126,86 +151,6 @@ func (o *Outbox) Unfinished() *UnfinishedError {
 	return &UnfinishedError{Number: o.head.num, Have: o.have, Total: o.total}
 }
 
-// Push hands over what the kernel takes now; the rest goes on in the
-// background. It returns ErrBrokenPipe when nobody reads any more: then what
-// was not handed over is dropped.
-func (o *Outbox) Push() error {
-	o.mu.Lock()
-	if o.draining || o.head.off == o.base.off || o.end != nil {
-		err := o.brokenLocked()
-		o.finishLocked()
-		o.mu.Unlock()
-		return err
-	}
-	o.draining = true
-	vecs := o.vectorsLocked()
-	o.mu.Unlock()
-	for {
-		n, err := o.desc.tryWrite(vecs)
-		o.mu.Lock()
-		vecs = o.handedOverLocked(vecs, n, err)
-		if vecs == nil {
-			err = o.brokenLocked()
-			o.mu.Unlock()
-			return err
-		}
-		if err == unix.EAGAIN {
-			o.blocked = time.Now()
-			o.drainers.Go(func() { o.drain(vecs) })
-			o.mu.Unlock()
-			return nil
-		}
-		o.mu.Unlock()
-	}
-}
-
-// drain hands over what is queued, waiting for the kernel to take it.
-func (o *Outbox) drain(vecs [][]byte) {
-	for vecs != nil {
-		n, err := o.desc.write(vecs)
-		o.mu.Lock()
-		if vecs = o.handedOverLocked(vecs, n, err); vecs != nil {
-			o.blocked = time.Now()
-		}
-		o.mu.Unlock()
-	}
-}
-
-// maxVectors bounds one writev; IOV_MAX is 1024.
-const maxVectors = 64
-
-func (o *Outbox) vectorsLocked() [][]byte {
-	return o.log.vectors(make([][]byte, 0, 4), o.base.off, maxVectors)
-}
-
-// handedOverLocked notes what a write did, and returns what is to be written
-// next; nil ends the draining.
-func (o *Outbox) handedOverLocked(vecs [][]byte, n int, err error) [][]byte {
-	if n > 0 {
-		o.base.forward(o.cut, &o.log, o.base.off+uint64(n))
-		o.log.release(o.base.off)
-		o.blocked = time.Time{}
-		o.wakeLocked()
-	}
-	again := err == nil || err == unix.EAGAIN
-	switch {
-	case again && !o.discard && o.base.off != o.head.off:
-		if err != nil {
-			return vecs
-		}
-		return o.vectorsLocked()
-	case !again && !errors.Is(err, errStopped):
-		o.breakLocked(err)
-	case o.base.off != o.head.off:
-		o.discardLocked()
-	default:
-		o.log.drop()
-	}
-	o.draining = false
-	o.finishLocked()
-	return nil
-}
-
 func (o *Outbox) brokenLocked() error {
 	if o.end != nil && o.end.Cause == CauseBrokenPipe {
 		return ErrBrokenPipe
@@ -215,21 +160,25 @@ func (o *Outbox) brokenLocked() error {
 
 // breakLocked ends the direction because nobody reads it any more.
 func (o *Outbox) breakLocked(err error) {
-	o.end = &End{Cause: CauseBrokenPipe, Position: o.base.position(), Bytes: o.base.off,
-		Detail: fmt.Sprintf("%v; not handed over: %s", err, o.amountLocked(&o.base))}
+	o.endLocked(&End{Cause: CauseBrokenPipe, Position: o.given.position(), Bytes: o.given.off,
+		Detail: fmt.Sprintf("%v; not handed over: %s", err, o.amountLocked(&o.given))})
+	o.lost = o.given.off != o.head.off
+	o.rec.set(flagBroken)
 	o.dropLocked()
 	o.wakeLocked()
 }
 
 // dropLocked forgets what is not handed over.
 func (o *Outbox) dropLocked() {
-	o.head, o.lastEnd, o.blocked = o.base, o.base.off, time.Time{}
+	o.head, o.lastEnd, o.blocked = o.given, o.given.off, time.Time{}
+	o.base = o.given
+	o.log.end = o.given.off
 	o.log.drop()
 }
 
 // finishLocked closes the direction once it is closing and nothing is left.
 func (o *Outbox) finishLocked() {
-	if !o.closing || o.base.off != o.head.off || o.draining {
+	if !o.closing || o.given.off != o.head.off || o.draining {
 		return
 	}
 	select {
@@ -238,13 +187,15 @@ func (o *Outbox) finishLocked() {
 	default:
 	}
 	if o.end == nil {
-		o.end = &End{Cause: CauseClosed, Position: o.head.position(), Bytes: o.head.off}
+		e := &End{Cause: CauseClosed, Position: o.head.position(), Bytes: o.head.off}
 		if o.unfinished {
-			o.end.Cause, o.end.Want, o.end.Got = CauseTruncated, o.total, o.have
-			o.end.Detail = "closed inside an unfinished message"
+			e.Cause, e.Want, e.Got = CauseTruncated, o.total, o.have
+			e.Detail = "closed inside an unfinished message"
 		}
+		o.endLocked(e)
 	}
-	o.hangup()
+	o.hangup(o.handedOverAllLocked())
+	o.rec.set(flagTaken)
 	close(o.flushed)
 	o.wakeLocked()
 }
@@ -262,7 +213,30 @@ func (o *Outbox) abandon() bool {
 	}
 	o.closing = true
 	o.finishLocked()
+	o.freeLocked()
 	return true
+}
+
+// freeLocked drops the log; nothing may be queued or being handed over.
+func (o *Outbox) freeLocked() {
+	o.log.end = o.head.off
+	o.log.drop()
+	o.base, o.given = o.head, o.head
+}
+
+// free is freeLocked after close, when nobody drains.
+func (o *Outbox) free() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.freeLocked()
+	o.rec = nil
+}
+
+// mark sets a flag of the record.
+func (o *Outbox) mark(flag uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rec.set(flag)
 }
 
 // Close ends sending: what is queued is still handed over, unless discard, then
@@ -271,11 +245,13 @@ func (o *Outbox) abandon() bool {
 func (o *Outbox) Close(discard bool) {
 	o.mu.Lock()
 	o.closing = true
+	o.rec.set(flagClosing)
 	o.wakeLocked()
 	if discard {
 		o.discard = true
+		o.rec.set(flagDiscard)
 		o.desc.interruptWrite()
-		if !o.draining && o.base.off != o.head.off {
+		if !o.draining && o.given.off != o.head.off {
 			o.discardLocked()
 		}
 	}
@@ -286,11 +262,12 @@ func (o *Outbox) Close(discard bool) {
 // discardLocked ends the direction at what is handed over. Nobody may be
 // draining: what the kernel has taken meanwhile counts as handed over.
 func (o *Outbox) discardLocked() {
-	o.end = &End{Cause: CauseClosed, Position: o.base.position(), Bytes: o.base.off,
-		Detail: "discarded: " + o.amountLocked(&o.base)}
-	if !o.base.fresh() {
-		o.end.Cause = CauseTruncated
+	e := &End{Cause: CauseClosed, Position: o.given.position(), Bytes: o.given.off,
+		Detail: "discarded: " + o.amountLocked(&o.given)}
+	if !o.given.fresh() {
+		e.Cause = CauseTruncated
 	}
+	o.endLocked(e)
 	o.discarded = true
 	o.dropLocked()
 }
@@ -306,7 +283,19 @@ func (o *Outbox) delivered() (bool, error) {
 	if o.discarded {
 		return false, ErrClosed
 	}
-	return o.base.off == o.head.off, nil
+	return o.given.off == o.head.off, nil
+}
+
+// handedOver reports whether everything that was ever accepted lies in the
+// kernel.
+func (o *Outbox) handedOver() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.handedOverAllLocked()
+}
+
+func (o *Outbox) handedOverAllLocked() bool {
+	return !o.discarded && !o.lost && o.given.off == o.head.off
 }
 
 // Flushed is closed once the direction is closed.
@@ -326,11 +315,7 @@ type OutboxInfo struct {
 func (o *Outbox) Info() OutboxInfo {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	queued, bytes := o.queuedLocked(&o.base)
-	delivered := o.base.position()
-	if o.base.st.held {
-		delivered.Offset++ // a carriage return that may yet be payload
-	}
+	queued, bytes := o.queuedLocked(&o.given)
 	return OutboxInfo{Messages: o.head.num - 1, Bytes: o.head.off, QueuedMessages: queued, QueuedBytes: bytes,
-		Committed: o.head.position(), Delivered: delivered, BlockedSince: o.blocked, Closing: o.closing, End: o.end}
+		Committed: o.head.position(), Delivered: payloadPosition(&o.given), BlockedSince: o.blocked, Closing: o.closing, End: o.end}
 }

@@ -3,6 +3,7 @@ package pipe
 import (
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +20,11 @@ type Poller struct {
 	epfd int
 	// scratch serves the shared ends that are pipes.
 	scratch *scratch
+	news    *announcer
 	done    chan struct{}
+
+	// unmade counts the logs that may yet need a descriptor.
+	unmade atomic.Int64
 
 	mu   sync.Mutex
 	wait map[int][]waiter // by descriptor; present as long as it is registered
@@ -51,16 +56,21 @@ func NewPoller() (*Poller, error) {
 		_ = file.Close()
 		return nil, err
 	}
-	p := &Poller{file: file, conn: conn, epfd: epfd, scratch: scratch, done: make(chan struct{}), wait: make(map[int][]waiter)}
+	p := &Poller{file: file, conn: conn, epfd: epfd, scratch: scratch, news: newAnnouncer(), done: make(chan struct{}), wait: make(map[int][]waiter)}
 	go p.dispatch()
 	return p, nil
 }
+
+// Unmade returns how many descriptors the logs of open ends may yet need: they
+// are made when the first byte comes.
+func (p *Poller) Unmade() int { return int(p.unmade.Load()) }
 
 // Close ends the poller. All ends that were opened with it must be closed.
 func (p *Poller) Close() error {
 	err := p.file.Close()
 	<-p.done
 	p.scratch.close()
+	p.news.close()
 	return err
 }
 

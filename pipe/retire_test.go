@@ -9,7 +9,7 @@ import (
 
 func TestRetiredEndGivesItsDescriptorsBackAndKeepsWhatCameOut(t *testing.T) {
 	poller := newTestPoller(t)
-	one, two, err := Open(poller, Spec{Kind: Stdio, LogSize: 64 << 10, TailSize: 4 << 10, MaxMessage: 1 << 20, Sealed: true})
+	one, two, err := Open(poller, exactly(t, Spec{Kind: Stdio, LogSize: 64 << 10, TailSize: 4 << 10, MaxMessage: 1 << 20, Sealed: true}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestRetiredEndGivesItsDescriptorsBackAndKeepsWhatCameOut(t *testing.T) {
 
 func TestCopyKeepsTheEndOpenWhenTheEndpointCloses(t *testing.T) {
 	poller := newTestPoller(t)
-	one, two, err := Open(poller, Spec{Kind: Duplex, LogSize: 64 << 10, MaxMessage: 1 << 20})
+	one, two, err := Open(poller, exactly(t, Spec{Kind: Duplex, LogSize: 64 << 10, MaxMessage: 1 << 20}))
 	if err != nil {
 		t.Fatal(err)
 	}

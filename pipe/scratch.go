@@ -94,10 +94,10 @@ func (s *scratch) drainLocked(n int) {
 	if n == 0 {
 		return
 	}
-	b := newPage(maxPage)
-	defer freePage(b)
+	b := consumed.Get().(*[]byte)
+	defer consumed.Put(b)
 	for n > 0 {
-		got, err := ignoringEINTR(func() (int, error) { return unix.Read(s.r, b) })
+		got, err := ignoringEINTR(func() (int, error) { return unix.Read(s.r, *b) })
 		if err != nil || got == 0 {
 			return
 		}

@@ -1,0 +1,241 @@
+package pipe
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Control is the part of a session's pipes that has to outlive the process
+// that moves their bytes, and that the kernel does not keep by itself: what each
+// pipe is, and for each direction the committed offset and a few words more. It
+// is one file in memory, a memfd, for all pipes of a session. Close it; it stays
+// until the last of its pipes is closed too. Its methods may be called
+// concurrently.
+//
+// The file is a sequence of segments, each a header and slots; a slot describes
+// one pipe: a description and four records, one a direction (end 1 in and out,
+// end 2 in and out). Numbers are little-endian; words are aligned and stored at
+// once. Whoever reads it believes nothing of it before it was checked.
+type Control struct {
+	fd int
+
+	mu       sync.Mutex
+	segments [][]byte
+	slots    int // in use, from the first on
+	users    int // ends whose records are in use
+	closed   bool
+}
+
+// The layout of a control file. A change of it needs another version.
+const (
+	controlMagic    = "piped.control\x00\x00\x00"
+	controlVersion  = 1
+	segmentSize     = 64 << 10
+	headerSize      = 256
+	descriptionSize = 256
+	recordSize      = 256
+	slotSize        = descriptionSize + 4*recordSize
+	segmentSlots    = (segmentSize - headerSize) / slotSize
+)
+
+// NewControl makes the file of a new session.
+func NewControl() (*Control, error) {
+	fd, err := newMemfd("piped-control")
+	if err != nil {
+		return nil, err
+	}
+	c := &Control{fd: fd}
+	if err := c.grow(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// OpenControl takes the descriptor of a control file over. It returns ErrCorrupt
+// for a file that is none, or one of a version that it does not know.
+func OpenControl(fd int) (*Control, error) {
+	c := &Control{fd: fd}
+	size, err := (&memfdSpace{fd}).size()
+	if err != nil {
+		return nil, err
+	}
+	for at := uint64(0); at < size && err == nil; at += segmentSize {
+		err = c.mapSegment()
+	}
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	for c.slots < len(c.segments)*segmentSlots && !allZero(c.slot(c.slots)[:descriptionSize]) {
+		c.slots++
+	}
+	return c, nil
+}
+
+func allZero(b []byte) bool {
+	for _, v := range b {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Control) check() error {
+	if len(c.segments) == 0 {
+		return fmt.Errorf("%w: the control file is empty", ErrCorrupt)
+	}
+	head := c.segments[0]
+	if string(head[:len(controlMagic)]) != controlMagic {
+		return fmt.Errorf("%w: no control file", ErrCorrupt)
+	}
+	if v := binary.LittleEndian.Uint32(head[len(controlMagic):]); v != controlVersion {
+		return fmt.Errorf("%w: the control file has version %d, this program knows %d", ErrCorrupt, v, controlVersion)
+	}
+	return nil
+}
+
+// grow adds a segment.
+func (c *Control) grow() error {
+	from := uint64(len(c.segments)) * segmentSize
+	// Memory for the first page only; the others get it with their slots.
+	if err := (&memfdSpace{c.fd}).allocate(from, from+pageSize); err != nil {
+		return err
+	}
+	if err := unix.Ftruncate(c.fd, int64(from+segmentSize)); err != nil { //nolint:gosec // a file offset
+		return os.NewSyscallError("ftruncate", err)
+	}
+	if err := c.mapSegment(); err != nil {
+		return err
+	}
+	head := c.segments[len(c.segments)-1]
+	binary.LittleEndian.PutUint32(head[len(controlMagic):], controlVersion)
+	copy(head, controlMagic)
+	return nil
+}
+
+func (c *Control) mapSegment() error {
+	b, err := unix.Mmap(c.fd, int64(len(c.segments))*segmentSize, segmentSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	c.segments = append(c.segments, b)
+	return nil
+}
+
+// add takes the next slot for a pipe.
+func (c *Control) add(d *description) (slot int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.fd < 0 {
+		return 0, ErrClosed
+	}
+	if c.slots == len(c.segments)*segmentSlots {
+		if err := c.grow(); err != nil {
+			return 0, err
+		}
+	}
+	slot = c.slots
+	from := uint64(slot/segmentSlots*segmentSize + headerSize + slot%segmentSlots*slotSize) //nolint:gosec // not negative
+	to := (from + slotSize + pageSize - 1) / pageSize * pageSize
+	if err := (&memfdSpace{c.fd}).allocate(from/pageSize*pageSize, to); err != nil {
+		return 0, err
+	}
+	copy(c.slot(c.slots), d.encode())
+	c.slots++
+	return c.slots - 1, nil
+}
+
+func (c *Control) slot(n int) []byte {
+	at := headerSize + n%segmentSlots*slotSize
+	return c.segments[n/segmentSlots][at : at+slotSize]
+}
+
+// describe returns what the pipe of a slot is, checked.
+func (c *Control) describe(slot int) (*description, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slot < 0 || slot >= c.slots {
+		return nil, fmt.Errorf("%w: slot %d, there are %d", ErrCorrupt, slot, c.slots)
+	}
+	return decodeDescription(c.slot(slot)[:descriptionSize])
+}
+
+// record returns the record of a direction: of end 1 or 2, what is sent into it
+// or what comes out.
+func (c *Control) record(slot, end int, sent bool) *record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 2 * (end - 1)
+	if sent {
+		n++
+	}
+	at := descriptionSize + n*recordSize
+	return newRecord(c.slot(slot)[at : at+recordSize])
+}
+
+// Pipes returns how many pipes the file describes; their slots are 0 and up, in
+// the order in which they were made.
+func (c *Control) Pipes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slots
+}
+
+// Descriptor returns the file's descriptor, which stays the Control's; -1 after
+// Retire.
+func (c *Control) Descriptor() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fd
+}
+
+// Retire gives the descriptor back when all pipes have ended. The file lives on
+// in this process until Close; no pipe can be made with it any more.
+func (c *Control) Retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	closeFD(&c.fd, true)
+}
+
+// Close closes the file once the ends of its pipes are closed. No pipe can be
+// made with it any more.
+func (c *Control) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.freeLocked()
+}
+
+// enter and leave bound the time in which the records of an end are in use.
+func (c *Control) enter() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.users++
+}
+
+func (c *Control) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.users--
+	c.freeLocked()
+}
+
+func (c *Control) freeLocked() {
+	if !c.closed || c.users > 0 {
+		return
+	}
+	for _, s := range c.segments {
+		_ = unix.Munmap(s)
+	}
+	c.segments = nil
+	closeFD(&c.fd, true)
+}

@@ -1,0 +1,188 @@
+package pipe
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open makes a pipe and returns the daemon's copies of its ends 1 and 2.
+func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
+	if err := errors.Join(spec.In.Check(), spec.Out.Check()); err != nil {
+		return nil, nil, err
+	}
+	fds, err := openDescriptors(poller, spec.Kind, spec.Sealed)
+	if err != nil {
+		return nil, nil, err
+	}
+	slot := -1
+	if spec.Control != nil {
+		if slot, err = spec.Control.add(&description{spec}); err != nil {
+			fds[0].close()
+			fds[1].close()
+			return nil, nil, err
+		}
+	}
+	one, two, err = newEndpoints(poller, fds, &spec, slot)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := one.beginExact(); err != nil {
+		one.abort()
+		two.abort()
+		return nil, nil, err
+	}
+	one.start()
+	return one, two, nil
+}
+
+// newEndpoints makes the two ends of a pipe whose descriptors are there, and
+// closes those on an error.
+func newEndpoints(poller *Poller, fds [2]ends, spec *Spec, slot int) (one, two *Endpoint, err error) {
+	if one, err = newEndpoint(fds[0], 1, spec, slot); err != nil {
+		fds[0].close()
+		fds[1].close()
+		return nil, nil, err
+	}
+	if two, err = newEndpoint(fds[1], 2, spec, slot); err != nil {
+		one.abort()
+		fds[1].close()
+		return nil, nil, err
+	}
+	if spec.Ended != nil {
+		one.announce(poller.news, 1, spec.Ended)
+		two.announce(poller.news, 2, spec.Ended)
+	}
+	return one, two, nil
+}
+
+// abort gives back what an end has taken that never came to be.
+func (e *Endpoint) abort() {
+	ends{e.read, e.write}.close()
+	if e.in != nil {
+		e.in.log.drop()
+	}
+	if e.out != nil {
+		e.out.log.drop()
+	}
+	if e.control != nil {
+		e.control.leave()
+	}
+}
+
+// beginExact makes the kernel count what is peeked, before the other end can
+// send anything.
+func (e *Endpoint) beginExact() error {
+	if e.in != nil && e.in.port != nil && e.read.socket {
+		return e.in.port.unpeek()
+	}
+	return nil
+}
+
+// start lets a sealed end read ahead.
+func (e *Endpoint) start() {
+	if e.sealed && e.in != nil && e.in.End() == nil {
+		e.in.start()
+	}
+}
+
+// announce makes the directions of the end tell when they have ended.
+func (e *Endpoint) announce(news *announcer, end int, ended func(end int, sent bool)) {
+	if e.in != nil {
+		e.in.ended = func() { news.say(func() { ended(end, false) }) }
+	}
+	if e.out != nil {
+		e.out.ended = func() { news.say(func() { ended(end, true) }) }
+	}
+}
+
+// ends are the descriptors of one end.
+type ends struct{ read, write *descriptor }
+
+func openDescriptors(poller *Poller, kind Kind, sealed bool) (fds [2]ends, err error) {
+	defer func() {
+		if err != nil {
+			for _, e := range fds {
+				e.close()
+			}
+		}
+	}()
+	if kind == Duplex {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fds, os.NewSyscallError("socketpair", err)
+		}
+		for i, fd := range pair {
+			d, derr := newDescriptor(fd, true, sealed && i == 0, poller)
+			if derr != nil {
+				err = derr
+				continue
+			}
+			fds[i] = ends{d, d}
+		}
+		return fds, err
+	}
+	if kind == Stdio || kind == StdinOnly {
+		if fds[1].read, fds[0].write, err = openPipe(poller, false, sealed); err != nil {
+			return fds, err
+		}
+	}
+	if kind != StdinOnly {
+		fds[0].read, fds[1].write, err = openPipe(poller, sealed, false)
+	}
+	return fds, err
+}
+
+func openPipe(poller *Poller, readSealed, writeSealed bool) (r, w *descriptor, err error) {
+	var pair [2]int
+	if err := unix.Pipe2(pair[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	if r, err = newDescriptor(pair[0], false, readSealed, poller); err != nil {
+		_ = unix.Close(pair[1])
+		return nil, nil, err
+	}
+	if w, err = newDescriptor(pair[1], false, writeSealed, poller); err != nil {
+		r.close()
+		return nil, nil, err
+	}
+	return r, w, nil
+}
+
+func (e ends) close() {
+	for _, d := range []*descriptor{e.read, e.write} {
+		if d != nil {
+			d.close()
+		}
+	}
+}
+
+func newEndpoint(fds ends, end int, spec *Spec, slot int) (*Endpoint, error) {
+	e := &Endpoint{sealed: spec.Sealed && end == 1, read: fds.read, write: fds.write, control: spec.Control, closed: make(chan struct{})}
+	in, out := spec.Out, spec.In
+	if end == 2 {
+		in, out = out, in
+	}
+	record := func(sent bool) *record {
+		if spec.Control == nil {
+			return nil
+		}
+		return spec.Control.record(slot, end, sent)
+	}
+	var err error
+	if e.read != nil {
+		if e.in, err = newInbox(e.read, in, spec, record(false)); err != nil {
+			return nil, err
+		}
+	}
+	if e.write != nil {
+		if e.out, err = newOutbox(e.write, out, spec, record(true), e.hangup); err != nil {
+			return nil, err
+		}
+	}
+	if e.control != nil {
+		e.control.enter()
+	}
+	return e, nil
+}
