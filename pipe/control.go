@@ -2,9 +2,12 @@ package pipe
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +43,7 @@ const (
 	recordSize      = 256
 	slotSize        = descriptionSize + 4*recordSize
 	segmentSlots    = (segmentSize - headerSize) / slotSize
+	maxSegments     = 1 << 10
 )
 
 // NewControl makes the file of a new session.
@@ -61,8 +65,13 @@ func NewControl() (*Control, error) {
 func OpenControl(fd int) (*Control, error) {
 	c := &Control{fd: fd}
 	size, err := (&memfdSpace{fd}).size()
-	if err != nil {
-		return nil, err
+	switch {
+	case err != nil:
+	case size > maxSegments*segmentSize:
+		err = fmt.Errorf("%w: a control file of %d bytes", ErrCorrupt, size)
+	case size%segmentSize != 0: // whoever made it longer was killed
+		size += segmentSize - size%segmentSize
+		err = os.NewSyscallError("ftruncate", unix.Ftruncate(fd, int64(size)))
 	}
 	for at := uint64(0); at < size && err == nil; at += segmentSize {
 		err = c.mapSegment()
@@ -74,7 +83,7 @@ func OpenControl(fd int) (*Control, error) {
 		c.Close()
 		return nil, err
 	}
-	for c.slots < len(c.segments)*segmentSlots && !allZero(c.slot(c.slots)[:descriptionSize]) {
+	for c.slots < len(c.segments)*segmentSlots && inUse(c.slot(c.slots)).Load() != 0 {
 		c.slots++
 	}
 	return c, nil
@@ -110,6 +119,7 @@ func (c *Control) grow() error {
 	if err := (&memfdSpace{c.fd}).allocate(from, from+pageSize); err != nil {
 		return err
 	}
+	failpoint("control.mid-grow")
 	if err := unix.Ftruncate(c.fd, int64(from+segmentSize)); err != nil { //nolint:gosec // a file offset
 		return os.NewSyscallError("ftruncate", err)
 	}
@@ -138,6 +148,9 @@ func (c *Control) add(d *description) (slot int, err error) {
 	if c.closed || c.fd < 0 {
 		return 0, ErrClosed
 	}
+	if c.slots == maxSegments*segmentSlots {
+		return 0, errors.New("the control file is full")
+	}
 	if c.slots == len(c.segments)*segmentSlots {
 		if err := c.grow(); err != nil {
 			return 0, err
@@ -149,9 +162,19 @@ func (c *Control) add(d *description) (slot int, err error) {
 	if err := (&memfdSpace{c.fd}).allocate(from/pageSize*pageSize, to); err != nil {
 		return 0, err
 	}
-	copy(c.slot(c.slots), d.encode())
+	b, words := d.encode(), c.slot(c.slots)
+	failpoint("control.before-describe")
+	copy(words[8:descriptionSize], b[8:])
+	failpoint("control.mid-describe")
+	inUse(words).Store(binary.NativeEndian.Uint64(b)) // the commit: before it the slot is free
+	failpoint("control.after-describe")
 	c.slots++
-	return c.slots - 1, nil
+	return slot, nil
+}
+
+// inUse is the first word of a slot, which is 0 as long as the slot is free.
+func inUse(slot []byte) *atomic.Uint64 {
+	return (*atomic.Uint64)(unsafe.Pointer(&slot[0])) //nolint:gosec // aligned: slots begin at multiples of 256
 }
 
 func (c *Control) slot(n int) []byte {

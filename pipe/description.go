@@ -65,7 +65,7 @@ func (d *description) check() error {
 		return fmt.Errorf("%w: pipe of kind %d", ErrCorrupt, s.Kind)
 	case s.Overflow > DropOldest:
 		return fmt.Errorf("%w: overflow %d", ErrCorrupt, s.Overflow)
-	case s.LogSize == 0 || s.LogSize > 1<<40 || s.TailSize > s.LogSize || s.MaxMessage == 0:
+	case s.LogSize == 0 || s.LogSize > 1<<40 || s.TailSize > 1<<40 || s.MaxMessage == 0:
 		return fmt.Errorf("%w: log of %d bytes, tail of %d, messages up to %d", ErrCorrupt, s.LogSize, s.TailSize, s.MaxMessage)
 	}
 	for _, f := range []Framing{s.In, s.Out} {

@@ -18,10 +18,12 @@ var errStopped = errors.New("stopped")
 // one is non-blocking and lives in Go's poller; a shared one stays blocking, so
 // every call on it carries its own "do not wait".
 type descriptor struct {
-	fd       int
+	// number is -1 once the descriptor is closed: the kernel gives the old one to
+	// whoever opens something next, and a call that came too late would hit that.
+	number   atomic.Int32
 	socket   bool
 	unsealed bool
-	poller   *Poller // shared only
+	poller   *Poller
 
 	file *os.File // sealed only
 	conn syscall.RawConn
@@ -41,12 +43,22 @@ type stopper struct {
 	ch   chan struct{}
 }
 
+// bareDescriptor is one with which calls can be made and nothing waited for.
+func bareDescriptor(fd int, socket bool) *descriptor {
+	d := &descriptor{socket: socket}
+	d.number.Store(int32(fd)) //nolint:gosec // a descriptor
+	d.stopRead.ch, d.stopWrite.ch = make(chan struct{}), make(chan struct{})
+	return d
+}
+
+// fd returns the number of the descriptor, -1 once it is closed.
+func (d *descriptor) fd() int { return int(d.number.Load()) }
+
 // newDescriptor takes fd over.
 func newDescriptor(fd int, socket, sealed bool, poller *Poller) (*descriptor, error) {
-	d := &descriptor{fd: fd, socket: socket, logs: &poller.unmade}
-	d.stopRead.ch, d.stopWrite.ch = make(chan struct{}), make(chan struct{})
+	d := bareDescriptor(fd, socket)
+	d.unsealed, d.poller, d.logs = !sealed, poller, &poller.unmade
 	if !sealed {
-		d.poller, d.unsealed = poller, true
 		return d, nil
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
@@ -65,8 +77,8 @@ func newDescriptor(fd int, socket, sealed bool, poller *Poller) (*descriptor, er
 
 // goneDescriptor stands for one that was closed before.
 func goneDescriptor(socket, sealed bool, poller *Poller) *descriptor {
-	d := &descriptor{fd: -1, socket: socket, unsealed: !sealed, poller: poller, logs: &poller.unmade}
-	d.stopRead.ch, d.stopWrite.ch = make(chan struct{}), make(chan struct{})
+	d := bareDescriptor(-1, socket)
+	d.unsealed, d.poller, d.logs = !sealed, poller, &poller.unmade
 	d.interruptRead()
 	d.interruptWrite()
 	d.closeOnce.Do(func() { d.closed.Store(true) })
@@ -110,12 +122,13 @@ func (d *descriptor) close() {
 		d.closed.Store(true)
 		d.interruptRead()
 		d.interruptWrite()
+		fd := int(d.number.Swap(-1))
+		d.poller.Forget(fd)
 		if d.file != nil {
 			_ = d.file.Close()
 			return
 		}
-		d.poller.Forget(d.fd)
-		_ = unix.Close(d.fd)
+		_ = unix.Close(fd)
 	})
 }
 
@@ -144,7 +157,7 @@ func (d *descriptor) peek(b []byte) (int, error) {
 	if d.socket {
 		return d.recv(b, unix.MSG_PEEK)
 	}
-	return d.poller.scratch.peek(d.fd, b)
+	return d.poller.scratch.peek(d.fd(), b)
 }
 
 // take reads without waiting; unix.EAGAIN when nothing is there.
@@ -152,12 +165,12 @@ func (d *descriptor) take(b []byte) (int, error) {
 	if d.socket {
 		return d.recv(b, 0)
 	}
-	return d.poller.scratch.take(d.fd, b)
+	return d.poller.scratch.take(d.fd(), b)
 }
 
 func (d *descriptor) recv(b []byte, flags int) (int, error) {
 	return ignoringEINTR(func() (int, error) {
-		n, _, err := unix.Recvfrom(d.fd, b, flags|unix.MSG_DONTWAIT)
+		n, _, err := unix.Recvfrom(d.fd(), b, flags|unix.MSG_DONTWAIT)
 		return n, err
 	})
 }
@@ -167,12 +180,12 @@ func (d *descriptor) tryWrite(vecs [][]byte) (int, error) {
 	switch {
 	case d.socket:
 		return ignoringEINTR(func() (int, error) {
-			return unix.SendmsgBuffers(d.fd, vecs, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			return unix.SendmsgBuffers(d.fd(), vecs, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 		})
 	case d.shared():
-		return d.poller.scratch.put(d.fd, vecs)
+		return d.poller.scratch.put(d.fd(), vecs)
 	}
-	return ignoringEINTR(func() (int, error) { return unix.Writev(d.fd, vecs) })
+	return ignoringEINTR(func() (int, error) { return unix.Writev(d.fd(), vecs) })
 }
 
 // whenWritable is whenReadable for sending, on any descriptor.
@@ -182,7 +195,7 @@ func (d *descriptor) whenWritable(f func() (int, error)) (n int, err error) {
 			if n, err = f(); err != unix.EAGAIN {
 				return n, err
 			}
-			if err = d.poller.Wait(d.fd, unix.EPOLLOUT, d.stopWrite.ch, nil); err != nil {
+			if err = d.poller.Wait(d.fd(), unix.EPOLLOUT, d.stopWrite.ch, nil); err != nil {
 				return 0, err
 			}
 		}
@@ -200,7 +213,7 @@ func (d *descriptor) whenWritable(f func() (int, error)) (n int, err error) {
 // waitReadable blocks until a shared descriptor is readable; errStopped means
 // that reading is interrupted or stop is closed.
 func (d *descriptor) waitReadable(stop <-chan struct{}) error {
-	return d.poller.Wait(d.fd, unix.EPOLLIN|unix.EPOLLRDHUP, d.stopRead.ch, stop)
+	return d.poller.Wait(d.fd(), unix.EPOLLIN|unix.EPOLLRDHUP, d.stopRead.ch, stop)
 }
 
 // unread returns how much of what was written the other end has not read: bytes
@@ -210,17 +223,21 @@ func (d *descriptor) unread() int {
 	if d.socket {
 		req = unix.TIOCOUTQ
 	}
-	n, err := unix.IoctlGetInt(d.fd, req)
+	n, err := unix.IoctlGetInt(d.fd(), req)
 	if err != nil {
 		return -1
 	}
 	return n
 }
 
+// shutdown closes a direction of a socket for all its holders. A socket whose
+// other end is gone refuses it, rightly.
+func (d *descriptor) shutdown(how int) { _ = unix.Shutdown(d.fd(), how) }
+
 // ready polls without waiting and without consuming anything, a pending reset
 // included.
 func (d *descriptor) ready(events int16) int16 {
-	fds := []unix.PollFd{{Fd: int32(d.fd), Events: events}} //nolint:gosec // a descriptor
+	fds := []unix.PollFd{{Fd: int32(d.fd()), Events: events}} //nolint:gosec // a descriptor
 	if _, err := unix.Poll(fds, 0); err != nil {
 		return 0
 	}

@@ -150,6 +150,14 @@ func (d *direction) countLocked() error {
 	return nil
 }
 
+// Arrived returns the position of the next message to arrive, or inside the one
+// that is arriving: from the kernel in an inbox, from clients in an outbox.
+func (d *direction) Arrived() Position {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.head.position()
+}
+
 // recoverLocked finds the place of a position from a place before it.
 func (d *direction) recoverLocked(from place, to Position) (place, bool) {
 	if d.tailOpen && to == d.head.position() {

@@ -80,9 +80,7 @@ func (o *Outbox) runLocked() run {
 // position in one call, so that whoever comes after a kill goes on behind them.
 func (o *Outbox) hand(r run) (int, error) {
 	if o.port == nil {
-		n, err := o.desc.tryWrite(r.vecs)
-		failpoint("outbox.after-write")
-		return n, err
+		return o.desc.tryWrite(r.vecs)
 	}
 	n, err := o.port.sendfile(r.n)
 	failpoint("outbox.after-sendfile")
@@ -96,6 +94,7 @@ func (o *Outbox) handedOverLocked(r *run, n int, err error) bool {
 		o.given.forward(o.cut, &o.log, o.given.off+uint64(n))
 		if o.rec != nil {
 			o.rec.moved.Store(o.given.off) // what counts where the file position does not
+			failpoint("outbox.after-note")
 		}
 		o.releaseLocked()
 		o.blocked = time.Time{}
@@ -133,7 +132,6 @@ func (o *Outbox) releaseLocked() {
 	if to := o.log.releasable(keep); to > o.base.off {
 		o.base.forward(o.cut, &o.log, to)
 		o.rec.checkpoint(checkpoint{base: o.base})
-		failpoint("outbox.after-checkpoint")
 		o.log.release(to)
 	}
 }
@@ -166,6 +164,19 @@ func (o *Outbox) Read() Position {
 		o.sampleLocked()
 	}
 	return payloadPosition(&o.read)
+}
+
+// Gone reports whether nobody holds the reading side any more. It consumes
+// nothing. Once the descriptor is closed that cannot be known, and it is false.
+func (o *Outbox) Gone() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case <-o.flushed:
+		return false
+	default:
+		return o.desc.ready(unix.POLLOUT)&(unix.POLLERR|unix.POLLHUP) != 0
+	}
 }
 
 // payloadPosition is the position of a place in payload bytes as they were sent:

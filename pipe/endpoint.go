@@ -53,10 +53,10 @@ func (e *Endpoint) Sealed() bool { return e.sealed }
 func (e *Endpoint) Descriptors() (read, write int) {
 	read, write = -1, -1
 	if e.read != nil {
-		read = e.read.fd
+		read = e.read.fd()
 	}
 	if e.write != nil {
-		write = e.write.fd
+		write = e.write.fd()
 	}
 	return read, write
 }
@@ -90,7 +90,7 @@ func (e *Endpoint) Copy() (Copy, error) {
 	}
 	var err error
 	if e.read != nil {
-		if c.Read, err = duplicate(e.read.fd); err != nil {
+		if c.Read, err = duplicate(e.read.fd()); err != nil {
 			return c, err
 		}
 	}
@@ -98,7 +98,7 @@ func (e *Endpoint) Copy() (Copy, error) {
 	case e.write == e.read:
 		c.Write = c.Read
 	case e.write != nil:
-		if c.Write, err = duplicate(e.write.fd); err != nil {
+		if c.Write, err = duplicate(e.write.fd()); err != nil {
 			c.Close()
 		}
 	}
@@ -123,7 +123,7 @@ func (e *Endpoint) hangup(handedOver bool) {
 		e.rememberReadLocked(handedOver)
 		e.write.close()
 	case e.halfClose:
-		_ = unix.Shutdown(e.write.fd, unix.SHUT_WR)
+		e.write.shutdown(unix.SHUT_WR)
 	}
 	e.hungUp = true
 }
@@ -138,7 +138,7 @@ func (e *Endpoint) CloseSend(discard bool) error {
 	e.mu.Lock()
 	e.halfClose = true
 	e.mu.Unlock()
-	e.out.mark(flagHalfClose)
+	e.out.mark(flagHalfClose | flagClosing)
 	e.out.Close(discard)
 	return nil
 }
@@ -195,7 +195,7 @@ func (e *Endpoint) stopReceiving() {
 	case e.read != e.write:
 		e.read.close()
 	case e.sealed:
-		_ = unix.Shutdown(e.read.fd, unix.SHUT_RD)
+		e.read.shutdown(unix.SHUT_RD)
 	}
 }
 

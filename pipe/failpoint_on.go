@@ -14,6 +14,10 @@ import (
 // failpoint NAME for the Nth time.
 var armed = parseFailpoint(os.Getenv("PIPED_FP"))
 
+// atFailpoint, if set, is told of every failpoint instead: a simulation decides
+// what happens there.
+var atFailpoint func(name string)
+
 type armedFailpoint struct {
 	name string
 	left atomic.Int64
@@ -31,6 +35,10 @@ func parseFailpoint(s string) *armedFailpoint {
 }
 
 func failpoint(name string) {
+	if atFailpoint != nil {
+		atFailpoint(name)
+		return
+	}
 	if armed.name == name && armed.left.Add(-1) == 0 {
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {} // nothing is done between the signal and its effect

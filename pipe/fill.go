@@ -67,7 +67,7 @@ func (in *Inbox) receivePlain() error {
 	if err != nil {
 		return err
 	}
-	n, err := ignoringEINTR(func() (int, error) { return unix.Read(in.desc.fd, b) })
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(in.desc.fd(), b) })
 	if err == unix.EAGAIN {
 		return err
 	}
@@ -96,9 +96,6 @@ func (in *Inbox) receivePeeked() error {
 		return err
 	}
 	failpoint("inbox.after-peek")
-	if n <= 0 && in.rec.has(flagReset) {
-		err = unix.ECONNRESET // an earlier look has seen it, this one cannot any more
-	}
 	in.filled(n, err)
 	failpoint("inbox.after-commit")
 	return in.consume(n)
@@ -118,6 +115,7 @@ func (in *Inbox) consume(n int) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.rec.moved.Store(in.log.end)
+	failpoint("inbox.after-note")
 	return nil
 }
 

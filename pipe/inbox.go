@@ -116,6 +116,7 @@ func (in *Inbox) filledLocked(n int, err error) {
 		}
 	} else {
 		in.rec.set(flagEnded)
+		failpoint("inbox.after-end")
 		in.finishLocked(err)
 	}
 	in.wakeLocked()
@@ -134,6 +135,9 @@ func (in *Inbox) badLocked(err error) {
 // the other end went with input unread; all its output has come before it).
 func (in *Inbox) finishLocked(err error) {
 	e := &End{Cause: CauseClosed, Bytes: in.head.off}
+	if err == nil && (in.rec.has(flagReset) || in.desc.reset.Load()) {
+		err = unix.ECONNRESET // an earlier look or a send has seen it, this look cannot any more
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, unix.ECONNRESET):
@@ -157,8 +161,12 @@ func (in *Inbox) finishLocked(err error) {
 
 // finishPartialLocked makes the unfinished line at the end a message.
 func (in *Inbox) finishPartialLocked() {
+	nothingLeft := in.acked.off == in.head.off
 	in.tailOpen = true
 	in.head = place{off: in.head.off, num: in.head.num + 1}
+	if nothingLeft {
+		in.acked = in.head
+	}
 }
 
 func truncation(p *place) string {
@@ -190,11 +198,11 @@ func (in *Inbox) releaseLocked(p place) {
 	in.acked = p
 	if in.rec != nil {
 		in.rec.acked.Store(p.off)
+		failpoint("inbox.after-ack")
 	}
 	if to := in.log.releasable(p.off - min(in.tail, p.off)); to > in.base.off {
 		in.base.forward(in.cut, &in.log, to)
 		in.checkpointLocked(p)
-		failpoint("inbox.after-checkpoint")
 		in.log.release(to)
 	}
 	select {
@@ -241,6 +249,7 @@ func (in *Inbox) close() {
 	defer in.mu.Unlock()
 	in.closed = true
 	in.rec.set(flagEndClosed)
+	failpoint("inbox.after-close")
 	if in.end == nil {
 		in.endLocked(&End{Cause: CauseEndpointClosed, Position: in.head.position(), Bytes: in.head.off})
 	}
@@ -262,6 +271,8 @@ func (in *Inbox) free() {
 	in.log.end = in.head.off
 	in.log.drop()
 	in.base, in.acked = in.head, in.head
+	in.checkpointLocked(in.acked) // the log need not be kept
+	failpoint("inbox.after-free")
 	in.lastEnd, in.tailOpen = in.head.off, false
 	in.rec = nil
 }
@@ -314,7 +325,7 @@ func (in *Inbox) Ready() (Readiness, error) {
 	r := Readiness{Message: c.availableLocked(), Data: in.head.off > in.acked.off, End: in.end != nil}
 	if in.end == nil {
 		// A socket that was hung up polls readable for ever, so count bytes.
-		n, err := unix.IoctlGetInt(in.desc.fd, unix.TIOCINQ)
+		n, err := unix.IoctlGetInt(in.desc.fd(), unix.TIOCINQ)
 		r.Data = r.Data || err == nil && n > 0
 		ev := in.desc.ready(unix.POLLIN | unix.POLLRDHUP)
 		r.End = r.End || ev&(unix.POLLHUP|unix.POLLRDHUP|unix.POLLERR) != 0

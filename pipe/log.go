@@ -214,7 +214,7 @@ func (l *log) restore(base, head, most uint64) error {
 	if err != nil {
 		return err
 	}
-	if base > head || head > size || head-base > most {
+	if base > head || head > size || head-base > most || size%pageSize != 0 {
 		return fmt.Errorf("%w: %d bytes are committed and retained from %d on, the file has %d", ErrCorrupt, head, base, size)
 	}
 	l.first = base / windowSize * windowSize

@@ -16,6 +16,9 @@ import (
 
 // TestMain holds every test to leaving no goroutine and no descriptor behind.
 func TestMain(m *testing.M) {
+	if role := os.Getenv(crashEnv); role != "" {
+		os.Exit(playCrashRole(role))
+	}
 	warm, err := NewPoller() // Go's own poller has descriptors too, from its first use on
 	if err == nil {
 		err = warm.Close()

@@ -48,7 +48,9 @@ func (w *modelWay) unacked() int {
 
 // A pipeModel runs a pipe beside its model.
 type pipeModel struct {
-	ways [2]*modelWay
+	ways    [2]*modelWay
+	poller  *Poller
+	control *Control // nil when logs are in memory
 }
 
 func (m *pipeModel) way(t *rapid.T) *modelWay { return m.ways[rapid.IntRange(0, 1).Draw(t, "way")] }
@@ -246,6 +248,34 @@ func (m *pipeModel) Close(t *rapid.T) {
 	w.other.gone = true
 }
 
+// Kill lets the process go that has both ends, and another one recover them.
+func (m *pipeModel) Kill(t *rapid.T) {
+	if m.control == nil || rapid.IntRange(0, 2).Draw(t, "really") > 0 {
+		return
+	}
+	kept := Kept{Control: m.control}
+	for i, w := range m.ways {
+		w.cursor.Close()
+		kept.Ends[i] = w.from.kill()
+	}
+	one, two, err := Recover(m.poller, kept, func(int, bool) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, w := range m.ways {
+		w.from, w.to = one, two
+		if i == 1 {
+			w.from, w.to = two, one
+		}
+	}
+	for _, w := range m.ways {
+		w.cursor = w.to.in.Consumer()
+		if !w.gone {
+			w.read, w.ended = w.acked, false
+		}
+	}
+}
+
 // Check is called after every step.
 func (m *pipeModel) Check(t *rapid.T) {
 	for _, w := range m.ways {
@@ -277,11 +307,12 @@ func TestPipeBehavesAsItsModel(t *testing.T) {
 func checkModel(t *rapid.T, poller *Poller, framing string, sealed bool) {
 	spec := testSpec(Duplex, framing, sealed)
 	spec.LogSize, spec.TailSize = 32<<10, 10_000
-	one, two, err := Open(poller, exactly(t, spec))
+	spec = exactly(t, spec)
+	one, two, err := Open(poller, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &pipeModel{ways: [2]*modelWay{
+	m := &pipeModel{poller: poller, control: spec.Control, ways: [2]*modelWay{
 		{from: one, to: two, framing: framing, limit: int(spec.LogSize), cursor: two.in.Consumer()},
 		{from: two, to: one, framing: framing, limit: int(spec.LogSize), cursor: one.in.Consumer()},
 	}}
@@ -291,8 +322,9 @@ func checkModel(t *rapid.T, poller *Poller, framing string, sealed bool) {
 			w.cursor.Close()
 			w.from.Close(true)
 		}
-		await(t, "end 1 to be closed", one.Closed())
-		await(t, "end 2 to be closed", two.Closed())
+		for _, w := range m.ways {
+			await(t, "the ends to be closed", w.from.Closed())
+		}
 	}()
 	t.Repeat(rapid.StateMachineActions(m))
 }

@@ -34,6 +34,7 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 		return nil, nil, err
 	}
 	one.start()
+	two.start()
 	return one, two, nil
 }
 
@@ -80,8 +81,13 @@ func (e *Endpoint) beginExact() error {
 	return nil
 }
 
-// start lets a sealed end read ahead.
+// start lets a sealed end read ahead, and a pipe notice that nobody reads it any
+// more when nothing is sent.
 func (e *Endpoint) start() {
+	if e.out != nil && !e.write.socket && e.out.End() == nil {
+		// Where the kernel refuses to watch it, the next send notices.
+		_ = e.write.poller.OnHangup(e.write.fd(), e.out.breakIfGone)
+	}
 	if e.sealed && e.in != nil && e.in.End() == nil {
 		e.in.start()
 	}

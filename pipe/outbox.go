@@ -1,6 +1,7 @@
 package pipe
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -18,6 +19,8 @@ type Outbox struct {
 	// given is how far it was handed over to the kernel, read how far the other
 	// end was last seen to have read that.
 	given, read place
+	// accepted is how far clients had sent when something of that was dropped.
+	accepted place
 	// hangup closes this direction alone once nothing is left to be handed over,
 	// and is told whether everything was.
 	hangup   func(handedOver bool)
@@ -163,15 +166,24 @@ func (o *Outbox) breakLocked(err error) {
 	o.endLocked(&End{Cause: CauseBrokenPipe, Position: o.given.position(), Bytes: o.given.off,
 		Detail: fmt.Sprintf("%v; not handed over: %s", err, o.amountLocked(&o.given))})
 	o.lost = o.given.off != o.head.off
+	if errors.Is(err, unix.ECONNRESET) { // the kernel says so once, and not to the reader any more
+		o.desc.reset.Store(true)
+		o.rec.set(flagReset)
+	}
 	o.rec.set(flagBroken)
+	failpoint("outbox.after-break")
 	o.dropLocked()
 	o.wakeLocked()
 }
 
 // dropLocked forgets what is not handed over.
 func (o *Outbox) dropLocked() {
+	if o.accepted.off < o.head.off {
+		o.accepted = o.head
+	}
 	o.head, o.lastEnd, o.blocked = o.given, o.given.off, time.Time{}
 	o.base = o.given
+	o.rec.checkpoint(checkpoint{base: o.base}) // the log need not be kept
 	o.log.end = o.given.off
 	o.log.drop()
 }
@@ -195,9 +207,23 @@ func (o *Outbox) finishLocked() {
 		o.endLocked(e)
 	}
 	o.hangup(o.handedOverAllLocked())
+	failpoint("outbox.after-hangup")
 	o.rec.set(flagTaken)
+	failpoint("outbox.after-taken")
 	close(o.flushed)
 	o.wakeLocked()
+}
+
+// breakIfGone ends the direction when nobody reads any more, unless a write is
+// under way, which will find that out itself.
+func (o *Outbox) breakIfGone() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.draining || o.end != nil || o.desc.ready(unix.POLLOUT)&unix.POLLERR == 0 {
+		return
+	}
+	o.breakLocked(unix.EPIPE)
+	o.finishLocked()
 }
 
 // abandon ends the direction because the other end is gone; false when a write
@@ -222,6 +248,8 @@ func (o *Outbox) freeLocked() {
 	o.log.end = o.head.off
 	o.log.drop()
 	o.base, o.given = o.head, o.head
+	o.rec.checkpoint(checkpoint{base: o.base}) // the log need not be kept
+	failpoint("outbox.after-free")
 }
 
 // free is freeLocked after close, when nobody drains.
@@ -246,10 +274,12 @@ func (o *Outbox) Close(discard bool) {
 	o.mu.Lock()
 	o.closing = true
 	o.rec.set(flagClosing)
+	failpoint("outbox.after-closing")
 	o.wakeLocked()
 	if discard {
 		o.discard = true
 		o.rec.set(flagDiscard)
+		failpoint("outbox.after-discard")
 		o.desc.interruptWrite()
 		if !o.draining && o.given.off != o.head.off {
 			o.discardLocked()
@@ -303,7 +333,7 @@ func (o *Outbox) Flushed() <-chan struct{} { return o.flushed }
 
 // An OutboxInfo is a look at an outbox. Bytes include framing.
 type OutboxInfo struct {
-	Messages, Bytes             uint64 // committed
+	Messages, Bytes             uint64 // committed, also what was dropped later
 	QueuedMessages, QueuedBytes uint64 // not handed over yet
 	Committed, Delivered        Position
 	BlockedSince                time.Time // the other end does not read since then
@@ -316,6 +346,10 @@ func (o *Outbox) Info() OutboxInfo {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	queued, bytes := o.queuedLocked(&o.given)
-	return OutboxInfo{Messages: o.head.num - 1, Bytes: o.head.off, QueuedMessages: queued, QueuedBytes: bytes,
+	accepted := o.head
+	if accepted.off < o.accepted.off {
+		accepted = o.accepted
+	}
+	return OutboxInfo{Messages: accepted.num - 1, Bytes: accepted.off, QueuedMessages: queued, QueuedBytes: bytes,
 		Committed: o.head.position(), Delivered: payloadPosition(&o.given), BlockedSince: o.blocked, Closing: o.closing, End: o.end}
 }

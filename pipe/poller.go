@@ -30,9 +30,11 @@ type Poller struct {
 	wait map[int][]waiter // by descriptor; present as long as it is registered
 }
 
+// A waiter is woken by a closed channel, or by a call.
 type waiter struct {
 	events uint32
 	ready  chan struct{}
+	call   func()
 }
 
 // NewPoller starts a poller. Close ends it.
@@ -106,7 +108,7 @@ func (p *Poller) wakeLocked(fd int, events uint32) {
 	rest := waiters[:0]
 	for _, w := range waiters {
 		if events&(w.events|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-			close(w.ready)
+			p.rouse(w)
 		} else {
 			rest = append(rest, w)
 		}
@@ -131,21 +133,11 @@ func (p *Poller) armLocked(fd, op int) error {
 func (p *Poller) Wait(fd int, events uint32, stop, stopToo <-chan struct{}) error {
 	w := waiter{events: events, ready: make(chan struct{})}
 	p.mu.Lock()
-	_, known := p.wait[fd]
-	p.wait[fd] = append(p.wait[fd], w)
-	op := unix.EPOLL_CTL_MOD
-	if !known {
-		op = unix.EPOLL_CTL_ADD
-	}
-	if err := p.armLocked(fd, op); err != nil {
-		p.removeLocked(fd, w)
-		if !known {
-			delete(p.wait, fd)
-		}
-		p.mu.Unlock()
+	err := p.addLocked(fd, w)
+	p.mu.Unlock()
+	if err != nil {
 		return err
 	}
-	p.mu.Unlock()
 	select {
 	case <-w.ready:
 		return nil
@@ -156,6 +148,40 @@ func (p *Poller) Wait(fd int, events uint32, stop, stopToo <-chan struct{}) erro
 	p.removeLocked(fd, w)
 	p.mu.Unlock()
 	return errStopped
+}
+
+// OnHangup calls f, once and with no lock held, when there is a hangup or an error
+// at the descriptor: nobody is left at the other side. [Poller.Forget] takes it
+// back.
+func (p *Poller) OnHangup(fd int, f func()) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.addLocked(fd, waiter{call: f})
+}
+
+func (p *Poller) addLocked(fd int, w waiter) error {
+	_, known := p.wait[fd]
+	p.wait[fd] = append(p.wait[fd], w)
+	op := unix.EPOLL_CTL_MOD
+	if !known {
+		op = unix.EPOLL_CTL_ADD
+	}
+	err := p.armLocked(fd, op)
+	if err != nil {
+		p.wait[fd] = p.wait[fd][:len(p.wait[fd])-1]
+		if !known {
+			delete(p.wait, fd)
+		}
+	}
+	return err
+}
+
+func (p *Poller) rouse(w waiter) {
+	if w.call != nil {
+		p.news.say(w.call)
+		return
+	}
+	close(w.ready)
 }
 
 func (p *Poller) removeLocked(fd int, w waiter) {
@@ -177,7 +203,9 @@ func (p *Poller) Forget(fd int) {
 		return
 	}
 	for _, w := range p.wait[fd] {
-		close(w.ready)
+		if w.ready != nil {
+			close(w.ready)
+		}
 	}
 	delete(p.wait, fd)
 	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)

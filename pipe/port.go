@@ -47,6 +47,9 @@ type cursorPort struct {
 
 func (p *cursorPort) ready() (readable, reset bool) {
 	ev := p.d.ready(unix.POLLIN | unix.POLLRDHUP)
+	if ev&(unix.POLLHUP|unix.POLLERR) == unix.POLLHUP {
+		ev |= p.d.ready(0) // the other end hangs up first and leaves the reset then
+	}
 	return ev != 0, ev&unix.POLLERR != 0
 }
 
@@ -62,12 +65,12 @@ func (p *cursorPort) consume(n int) (int, error) {
 }
 
 func (p *cursorPort) peeked() (int, error) {
-	n, err := unix.GetsockoptInt(p.d.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF)
+	n, err := unix.GetsockoptInt(p.d.fd(), unix.SOL_SOCKET, unix.SO_PEEK_OFF)
 	return n, os.NewSyscallError("getsockopt", err)
 }
 
 func (p *cursorPort) unpeek() error {
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(p.d.fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0))
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(p.d.fd(), unix.SOL_SOCKET, unix.SO_PEEK_OFF, 0))
 }
 
 // file returns the log's file, which must be there.
@@ -75,14 +78,14 @@ func (p *cursorPort) file() int { return p.l.space.(*memfdSpace).fd }
 
 func (p *cursorPort) splice(n int) (int, error) {
 	return ignoringEINTR(func() (int, error) {
-		moved, err := unix.Splice(p.d.fd, nil, p.file(), nil, n, unix.SPLICE_F_NONBLOCK)
+		moved, err := unix.Splice(p.d.fd(), nil, p.file(), nil, n, unix.SPLICE_F_NONBLOCK)
 		return max(int(moved), 0), err
 	})
 }
 
 func (p *cursorPort) sendfile(n int) (int, error) {
 	return ignoringEINTR(func() (int, error) {
-		moved, err := unix.Sendfile(p.d.fd, p.file(), nil, n)
+		moved, err := unix.Sendfile(p.d.fd(), p.file(), nil, n)
 		return max(moved, 0), err
 	})
 }

@@ -278,7 +278,7 @@ func TestManyTinyMessagesFillASocketAndAllArrive(t *testing.T) {
 	if info := one.out.Info(); info.QueuedMessages != 0 || info.Delivered.Message != n+1 {
 		t.Errorf("info %+v", info)
 	}
-	if n, err := unix.IoctlGetInt(one.write.fd, unix.TIOCOUTQ); err != nil || n != 0 {
+	if n, err := unix.IoctlGetInt(one.write.fd(), unix.TIOCOUTQ); err != nil || n != 0 {
 		t.Errorf("%d unread, %v", n, err)
 	}
 }

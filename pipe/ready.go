@@ -31,7 +31,7 @@ func (in *Inbox) waitChange(ctx context.Context, changed <-chan struct{}) error 
 		in.fillers.Add(1) // keeps the descriptor open
 		in.mu.Unlock()
 		defer in.fillers.Done()
-		if err := in.desc.poller.Wait(in.desc.fd, unix.EPOLLIN|unix.EPOLLRDHUP, ctx.Done(), changed); !errors.Is(err, errStopped) {
+		if err := in.desc.poller.Wait(in.desc.fd(), unix.EPOLLIN|unix.EPOLLRDHUP, ctx.Done(), changed); !errors.Is(err, errStopped) {
 			return err
 		}
 		return ctx.Err()
@@ -53,12 +53,4 @@ func (in *Inbox) Arriving() bool {
 		return false
 	}
 	return in.desc.ready(unix.POLLIN|unix.POLLRDHUP) != 0
-}
-
-// Arrived returns the position of the next message to arrive, or inside the one
-// that is arriving.
-func (in *Inbox) Arrived() Position {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.head.position()
 }

@@ -131,7 +131,11 @@ func (r *record) checkpoint(k checkpoint) {
 	r.seq++
 	k.encode(b[:], r.seq)
 	r.newest = 1 - r.newest
-	copy(r.slots[r.newest], b[:])
+	to := r.slots[r.newest]
+	copy(to[:checkpointSize/2], b[:])
+	failpoint("record.mid-checkpoint")
+	copy(to[checkpointSize/2:], b[checkpointSize/2:])
+	failpoint("record.after-checkpoint")
 }
 
 // latest returns the newest whole checkpoint; that of a new direction where none

@@ -3,8 +3,6 @@ package pipe
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Kept is what outlives the process that moved the bytes of a pipe: a control
@@ -56,6 +54,7 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 	if one, two, err = newEndpoints(poller, fds, &spec, kept.Slot); err != nil {
 		return nil, nil, err
 	}
+	failpoint("recover.begin")
 	for i, e := range []*Endpoint{one, two} {
 		if err := e.recover(&held[i]); err != nil {
 			one.abort()
@@ -63,6 +62,7 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 			return nil, nil, fmt.Errorf("end %d: %w", i+1, err)
 		}
 	}
+	failpoint("recover.before-resume")
 	for _, e := range []*Endpoint{one, two} {
 		e.resume()
 	}
@@ -127,6 +127,9 @@ func keptDescriptor(fd *int, socket, sealed bool, poller *Poller) (*descriptor, 
 }
 
 func (e *Endpoint) recover(kept *KeptEnd) error {
+	if e.out != nil && e.out.rec.has(flagReset) {
+		e.write.reset.Store(true)
+	}
 	if e.in != nil {
 		if err := e.in.recover(takeSpace(&kept.Inbox)); err != nil {
 			return fmt.Errorf("inbox: %w", err)
@@ -183,7 +186,7 @@ const retainedSlack = 64 << 20
 // recoverLog takes the space of a log over, nil where none was made, and finds the
 // places in it again: base from the checkpoint, head from what is committed, which
 // countLocked walks to. It returns the checkpoint. tail is what is retained beyond
-// the limit; over is the flag that says that the log is not needed any more.
+// the limit; over are the flags of which one says that the log is not needed any more.
 func (d *direction) recoverLog(s space, tail, over uint64) (checkpoint, error) {
 	if s != nil {
 		d.log.adopt(s)
@@ -268,20 +271,18 @@ func (in *Inbox) recover(s space) error {
 	} else if err := in.recoverAcked(k); err != nil {
 		return err
 	}
-	in.desc.reset.Store(in.rec.has(flagReset))
-	if in.desc.isClosed() {
-		var cause error
-		if in.rec.has(flagReset) {
-			cause = unix.ECONNRESET
-		}
-		switch {
-		case in.end != nil || in.rec.has(flagEndClosed):
-		case !in.desc.shared() && !in.rec.has(flagEnded):
-			return fmt.Errorf("%w: the descriptor is missing of a direction that has not ended", ErrCorrupt)
-		default:
-			in.finishLocked(cause)
-		}
-		return nil
+	if in.rec.has(flagReset) {
+		in.desc.reset.Store(true)
+	}
+	switch gone := in.desc.isClosed(); {
+	case in.end != nil:
+	case in.rec.has(flagEnded):
+		in.finishLocked(nil)
+	case !gone || in.rec.has(flagEndClosed):
+	case in.desc.shared():
+		in.finishLocked(nil)
+	default:
+		return fmt.Errorf("%w: the descriptor is missing of a direction that has not ended", ErrCorrupt)
 	}
 	return in.settle()
 }
@@ -303,7 +304,7 @@ func (in *Inbox) recoverAcked(k checkpoint) (err error) {
 // settle finishes or undoes the move from a socket that was under way: see
 // receivePeeked for its order.
 func (in *Inbox) settle() error {
-	if in.port == nil || !in.desc.socket {
+	if in.port == nil || !in.desc.socket || in.desc.isClosed() {
 		return nil
 	}
 	peeked, err := in.port.peeked()
@@ -327,7 +328,7 @@ func (in *Inbox) settle() error {
 }
 
 func (o *Outbox) recover(s space) error {
-	k, err := o.recoverLog(s, o.tail, flagTaken)
+	k, err := o.recoverLog(s, o.tail, flagTaken|flagBroken)
 	if err != nil {
 		return err
 	}
@@ -357,6 +358,9 @@ func (o *Outbox) recover(s space) error {
 		o.breakLocked(errBrokenBefore)
 	case o.desc.isClosed() && !o.rec.has(flagTaken):
 		o.breakLocked(errBrokenBefore)
+	}
+	if s == nil && o.rec.head.Load() != o.given.off { // dropped before
+		o.lost, o.discarded = o.end != nil, o.end == nil
 	}
 	return nil
 }

@@ -117,3 +117,76 @@ func TestDropsBelowAnAcknowledgementAreNoGapForTheNextConsumer(t *testing.T) {
 	defer c.Close()
 	nextEnd(t, c)
 }
+
+func TestClosingARetiredEndLeavesAloneWhoGotItsNumber(t *testing.T) {
+	for _, halfClose := range []bool{false, true} {
+		poller := newTestPoller(t)
+		one, two, err := Open(poller, exactly(t, testSpec(Duplex, "line", true)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		number, _ := one.Descriptors()
+		closeEnd(t, two, true)
+		poll(t, "the end", func() bool { return one.in.End() != nil })
+		one.Retire()
+		// The kernel gives out the lowest free number, so these get the old ones.
+		a, b := socketPair(t)
+		if a != number && b != number {
+			t.Fatalf("descriptors %d and %d, and neither is %d", a, b, number)
+		}
+		if halfClose {
+			if err := one.CloseSend(true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		closeEnd(t, one, true)
+		for _, way := range [][2]int{{a, b}, {b, a}} {
+			if _, err := unix.Write(way[0], []byte("x")); err != nil {
+				t.Errorf("half-close first %t: a foreign socket was shut down: %v", halfClose, err)
+			}
+			if n, err := unix.Read(way[1], make([]byte, 1)); n != 1 || err != nil {
+				t.Errorf("half-close first %t: a foreign socket reads %d, %v", halfClose, n, err)
+			}
+		}
+	}
+}
+
+// socketPair returns two connected sockets that are closed after the test.
+func socketPair(t *testing.T) (a, b int) {
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Close(pair[0])
+		_ = unix.Close(pair[1])
+	})
+	return pair[0], pair[1]
+}
+
+func TestIdlePipeTellsThatNobodyReadsItAnyMore(t *testing.T) {
+	for _, sealed := range []bool{true, false} {
+		ended := make(chan struct{})
+		spec := testSpec(Stdio, "line", sealed)
+		spec.Ended = func(end int, sent bool) {
+			if end == 1 && sent {
+				close(ended)
+			}
+		}
+		one, two := open(t, spec)
+		send(t, one, "one")
+		p := takePeer(t, two)
+		if got := p.read(t, 4); got != "one\n" {
+			t.Fatalf("got %q", got)
+		}
+		p.close()
+		await(t, "the end of what is sent", ended)
+		if end := one.out.End(); end.Cause != CauseBrokenPipe || end.Position != (Position{Message: 2}) {
+			t.Errorf("end %+v", end)
+		}
+		if all, known := one.AllRead(); !all || !known {
+			t.Errorf("all read is %t, known %t", all, known)
+		}
+	}
+}

@@ -57,7 +57,7 @@ func (t *trial) pair() (a, b *descriptor, err error) {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	t.fds = append(t.fds, fds[:]...)
-	return &descriptor{fd: fds[0], socket: true}, &descriptor{fd: fds[1], socket: true}, nil
+	return bareDescriptor(fds[0], true), bareDescriptor(fds[1], true), nil
 }
 
 func (t *trial) pipe() (r, w *descriptor, err error) {
@@ -66,7 +66,7 @@ func (t *trial) pipe() (r, w *descriptor, err error) {
 		return nil, nil, os.NewSyscallError("pipe2", err)
 	}
 	t.fds = append(t.fds, fds[:]...)
-	return &descriptor{fd: fds[0]}, &descriptor{fd: fds[1]}, nil
+	return bareDescriptor(fds[0], false), bareDescriptor(fds[1], false), nil
 }
 
 // open makes the file of the trial's log.
@@ -123,7 +123,7 @@ func (t *trial) peekCursor() error {
 	if err := p.unpeek(); err != nil {
 		return err
 	}
-	if _, err := unix.Write(b.fd, sample[:100]); err != nil {
+	if _, err := unix.Write(b.fd(), sample[:100]); err != nil {
 		return os.NewSyscallError("write", err)
 	}
 	buf := make([]byte, 60)
@@ -133,12 +133,12 @@ func (t *trial) peekCursor() error {
 	if n, err := p.peek(buf); err != nil || n != 40 || !bytes.Equal(buf[:n], sample[60:100]) {
 		return fmt.Errorf("a second peek does not go on behind the first: %d, %w", n, err)
 	}
-	other, err := unix.Dup(a.fd)
+	other, err := unix.Dup(a.fd())
 	if err != nil {
 		return os.NewSyscallError("dup", err)
 	}
 	t.fds = append(t.fds, other)
-	seen := &cursorPort{&descriptor{fd: other, socket: true}, &t.log}
+	seen := &cursorPort{bareDescriptor(other, true), &t.log}
 	for taken, left := range map[int]int{30: 70} {
 		if n, err := p.consume(taken); err != nil || n != taken {
 			return fmt.Errorf("consume: %d, %w", n, err)
@@ -163,7 +163,7 @@ func (t *trial) spliceCursor() error {
 	if err := t.open(); err != nil {
 		return err
 	}
-	if _, err := unix.Write(w.fd, sample[:300]); err != nil {
+	if _, err := unix.Write(w.fd(), sample[:300]); err != nil {
 		return os.NewSyscallError("write", err)
 	}
 	p := &cursorPort{r, &t.log}
@@ -229,7 +229,7 @@ func (t *trial) sendfile(r, w *descriptor) error {
 	t.log.release(t.log.releasable(at))
 	got := make([]byte, n)
 	for have := 0; have < n; {
-		m, err := unix.Read(r.fd, got[have:])
+		m, err := unix.Read(r.fd(), got[have:])
 		if err != nil || m == 0 {
 			return fmt.Errorf("reading what was sent: %d, %w", m, err)
 		}
