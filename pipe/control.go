@@ -238,11 +238,16 @@ func (c *Control) Close() {
 	c.freeLocked()
 }
 
-// enter and leave bound the time in which the records of an end are in use.
-func (c *Control) enter() {
+// enter and leave bound the time in which records are in use; enter returns
+// ErrClosed where there are none any more.
+func (c *Control) enter() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.segments == nil {
+		return ErrClosed
+	}
 	c.users++
+	return nil
 }
 
 func (c *Control) leave() {

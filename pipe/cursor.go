@@ -203,7 +203,6 @@ func (c *Cursor) gapLocked() *Gap {
 	if c.missed != nil {
 		from := *c.missed
 		c.missed = nil
-		c.toldLocked()
 		return &Gap{From: from, To: c.at.position()}
 	}
 	floor := &c.d.base
@@ -215,15 +214,7 @@ func (c *Cursor) gapLocked() *Gap {
 	}
 	from := c.at.position()
 	c.at = c.oldestLocked()
-	c.toldLocked()
 	return &Gap{From: from, To: c.at.position()}
-}
-
-// toldLocked notes that the consumer knows of everything that was dropped.
-func (c *Cursor) toldLocked() {
-	if c.in != nil {
-		c.in.lost = nil
-	}
 }
 
 // availableLocked reports whether there is a message, or a part of one that is

@@ -34,6 +34,8 @@ type descriptor struct {
 	// reset: the other end was closed with input unread. The kernel says so once,
 	// to whoever receives.
 	reset atomic.Bool
+	// ended: what came out of the socket has ended, and whether by a reset is known.
+	ended atomic.Bool
 	logs  *atomic.Int64 // logs that may yet need a descriptor
 }
 
@@ -228,6 +230,15 @@ func (d *descriptor) unread() int {
 		return -1
 	}
 	return n
+}
+
+// keptUnread reports whether what the other end of a socket has not read, if
+// anything, is still counted: a peer that goes away takes it with it, and leaves a
+// reset, which whoever receives may be just taking. Ask after looking at the
+// count.
+func (d *descriptor) keptUnread() bool {
+	ev := d.ready(0)
+	return ev&unix.POLLERR == 0 && (ev&unix.POLLHUP == 0 || d.ended.Load()) && !d.reset.Load()
 }
 
 // shutdown closes a direction of a socket for all its holders. A socket whose

@@ -104,6 +104,16 @@ func (d *direction) wakeLocked() {
 	}
 }
 
+// announce makes the direction tell when it has ended, or that it has.
+func (d *direction) announce(ended func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended = ended
+	if d.end != nil {
+		ended()
+	}
+}
+
 // endLocked is the last word about the direction, unless there was one before
 // that this one only makes more exact.
 func (d *direction) endLocked(e *End) {

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"errors"
+	"io"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,7 @@ func (o *Outbox) Push() error {
 		return err
 	}
 	o.draining = true
+	o.wakeLocked() // observers see it before it is handed over
 	run := o.runLocked()
 	o.mu.Unlock()
 	for {
@@ -84,6 +86,9 @@ func (o *Outbox) hand(r run) (int, error) {
 	}
 	n, err := o.port.sendfile(r.n)
 	failpoint("outbox.after-sendfile")
+	if n == 0 && err == nil { // the file has what is committed, and the call moves at least a byte
+		err = io.ErrUnexpectedEOF
+	}
 	return n, err
 }
 
@@ -113,6 +118,10 @@ func (o *Outbox) handedOverLocked(r *run, n int, err error) bool {
 		o.discardLocked()
 	}
 	o.draining = false
+	if o.maybeGone {
+		o.maybeGone = false
+		o.desc.poller.news.say(o.breakIfGone)
+	}
 	o.finishLocked()
 	return false
 }
@@ -144,10 +153,10 @@ func (o *Outbox) sampleLocked() {
 	switch {
 	case left < 0 || o.given.off == o.read.off:
 	case !o.desc.socket:
-		if to := o.given.off - min(uint64(left), o.given.off); to > o.read.off {
+		if to := o.given.off - min(uint64(left), o.given.off); to > o.read.off && o.read.off >= o.base.off {
 			o.read.forward(o.cut, &o.log, to)
 		}
-	case left == 0 && o.desc.ready(0)&unix.POLLERR == 0 && !o.desc.reset.Load():
+	case left == 0 && o.desc.keptUnread():
 		o.read = o.given
 	}
 }

@@ -275,11 +275,7 @@ func (e *Endpoint) AllRead() (all, known bool) {
 // nothingUnreadLocked reports whether the other end has read all that was handed
 // over.
 func (e *Endpoint) nothingUnreadLocked() bool {
-	// A peer that leaves input unread takes it away with it, and leaves a reset.
-	if e.write.socket && (e.write.reset.Load() || e.write.ready(0)&unix.POLLERR != 0) {
-		return false
-	}
-	return e.write.unread() == 0
+	return e.write.unread() == 0 && (!e.write.socket || e.write.keptUnread())
 }
 
 // rememberReadLocked keeps what AllRead knows for good, before the sending

@@ -36,6 +36,7 @@ const spaceAgain = 100 * time.Millisecond
 // meanwhile, as when the log is full.
 func (in *Inbox) waitSpace() {
 	in.mu.Lock()
+	in.starved = true
 	if in.blocked.IsZero() {
 		in.blocked = time.Now()
 	}

@@ -21,8 +21,9 @@ type Inbox struct {
 	// acked is the consumer's obligation: everything from here on is kept.
 	acked      place
 	drops      Drops
-	lost       *Position // where what was dropped and no consumer was told of begins
+	lost       *Position // where what was dropped begins, until something behind it is acknowledged
 	blocked    time.Time
+	starved    bool          // the log could not grow when it last had to
 	room       chan struct{} // cap 1: the filler waits for space
 	consumer   *Cursor       // the latest one; it alone may want
 	wants      *Cursor       // shared: the consumer that waits for a message
@@ -71,7 +72,9 @@ func (in *Inbox) roomLocked() bool {
 	}
 	switch {
 	case !in.fullLocked():
-		in.blocked = time.Time{}
+		if !in.starved {
+			in.blocked = time.Time{}
+		}
 		return true
 	case in.blocked.IsZero():
 		in.blocked = time.Now()
@@ -107,6 +110,9 @@ func (in *Inbox) filledLocked(n int, err error) {
 		return
 	}
 	if n > 0 {
+		if in.starved {
+			in.starved, in.blocked = false, time.Time{}
+		}
 		in.log.commit(n)
 		if in.rec != nil {
 			in.rec.head.Store(in.log.end) // the commit, but for splice
@@ -156,6 +162,7 @@ func (in *Inbox) finishLocked(err error) {
 		}
 	}
 	e.Position = in.head.position()
+	in.desc.ended.Store(true)
 	in.endLocked(e)
 }
 
@@ -181,7 +188,10 @@ func truncation(p *place) string {
 func (in *Inbox) Ack(to Position) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if !in.acked.position().Before(to) {
+	if at := in.acked.position(); !at.Before(to) {
+		if at == to {
+			in.lost = nil
+		}
 		return nil
 	}
 	p, ok := in.recoverLocked(in.acked, to)

@@ -82,7 +82,8 @@ func (l *log) reserve() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
-	return w[l.end%windowSize : l.allocated-l.end/windowSize*windowSize], nil
+	// After back the end may lie in an earlier window than what is allocated.
+	return w[l.end%windowSize : min(l.allocated-l.end/windowSize*windowSize, windowSize)], nil
 }
 
 // windowOf returns the window in which off lies, which is retained or the end.

@@ -18,21 +18,29 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 	}
 	slot := -1
 	if spec.Control != nil {
-		if slot, err = spec.Control.add(&description{spec}); err != nil {
+		if err = spec.Control.enter(); err == nil {
+			defer spec.Control.leave() // each end enters by itself
+			slot, err = spec.Control.add(&description{spec})
+		}
+		if err != nil {
 			fds[0].close()
 			fds[1].close()
 			return nil, nil, err
 		}
 	}
-	one, two, err = newEndpoints(poller, fds, &spec, slot)
+	one, two, err = newEndpoints(fds, &spec, slot)
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := one.beginExact(); err != nil {
-		one.abort()
-		two.abort()
+		for _, e := range []*Endpoint{one, two} {
+			e.forget()
+			e.abort()
+		}
 		return nil, nil, err
 	}
+	one.announce(poller.news, 1, spec.Ended)
+	two.announce(poller.news, 2, spec.Ended)
 	one.start()
 	two.start()
 	return one, two, nil
@@ -40,7 +48,7 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 
 // newEndpoints makes the two ends of a pipe whose descriptors are there, and
 // closes those on an error.
-func newEndpoints(poller *Poller, fds [2]ends, spec *Spec, slot int) (one, two *Endpoint, err error) {
+func newEndpoints(fds [2]ends, spec *Spec, slot int) (one, two *Endpoint, err error) {
 	if one, err = newEndpoint(fds[0], 1, spec, slot); err != nil {
 		fds[0].close()
 		fds[1].close()
@@ -51,11 +59,17 @@ func newEndpoints(poller *Poller, fds [2]ends, spec *Spec, slot int) (one, two *
 		fds[1].close()
 		return nil, nil, err
 	}
-	if spec.Ended != nil {
-		one.announce(poller.news, 1, spec.Ended)
-		two.announce(poller.news, 2, spec.Ended)
-	}
 	return one, two, nil
+}
+
+// forget notes that an end that was just made never came to be.
+func (e *Endpoint) forget() {
+	if e.in != nil {
+		e.in.rec.set(flagEndClosed)
+	}
+	if e.out != nil {
+		e.out.rec.set(flagEndClosed)
+	}
 }
 
 // abort gives back what an end has taken that never came to be.
@@ -95,11 +109,14 @@ func (e *Endpoint) start() {
 
 // announce makes the directions of the end tell when they have ended.
 func (e *Endpoint) announce(news *announcer, end int, ended func(end int, sent bool)) {
+	if ended == nil {
+		return
+	}
 	if e.in != nil {
-		e.in.ended = func() { news.say(func() { ended(end, false) }) }
+		e.in.announce(func() { news.say(func() { ended(end, false) }) })
 	}
 	if e.out != nil {
-		e.out.ended = func() { news.say(func() { ended(end, true) }) }
+		e.out.announce(func() { news.say(func() { ended(end, true) }) })
 	}
 }
 
@@ -177,6 +194,16 @@ func newEndpoint(fds ends, end int, spec *Spec, slot int) (*Endpoint, error) {
 		return spec.Control.record(slot, end, sent)
 	}
 	var err error
+	if e.control != nil {
+		if err = e.control.enter(); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				e.control.leave()
+			}
+		}()
+	}
 	if e.read != nil {
 		if e.in, err = newInbox(e.read, in, spec, record(false)); err != nil {
 			return nil, err
@@ -186,9 +213,6 @@ func newEndpoint(fds ends, end int, spec *Spec, slot int) (*Endpoint, error) {
 		if e.out, err = newOutbox(e.write, out, spec, record(true), e.hangup); err != nil {
 			return nil, err
 		}
-	}
-	if e.control != nil {
-		e.control.enter()
 	}
 	return e, nil
 }

@@ -26,8 +26,10 @@ type Outbox struct {
 	hangup   func(handedOver bool)
 	scratch  []byte
 	draining bool // somebody is writing; only they move given
-	closing  bool
-	discard  bool // drop what is left
+	// maybeGone: a hangup came while somebody was writing.
+	maybeGone bool
+	closing   bool
+	discard   bool // drop what is left
 	// discarded: something was dropped.
 	discarded bool
 	// lost: something that was accepted could not be handed over.
@@ -176,16 +178,29 @@ func (o *Outbox) breakLocked(err error) {
 	o.wakeLocked()
 }
 
-// dropLocked forgets what is not handed over.
+// dropLocked forgets what is not handed over. What was stays for observers, as
+// far as it is retained.
 func (o *Outbox) dropLocked() {
+	o.sampleLocked() // for the last time that the kernel is certain to answer
 	if o.accepted.off < o.head.off {
 		o.accepted = o.head
 	}
-	o.head, o.lastEnd, o.blocked = o.given, o.given.off, time.Time{}
-	o.base = o.given
-	o.rec.checkpoint(checkpoint{base: o.base}) // the log need not be kept
-	o.log.end = o.given.off
-	o.log.drop()
+	o.head, o.blocked = o.given, time.Time{}
+	o.lastEnd = o.lastEndLocked()
+	o.rec.checkpoint(checkpoint{base: o.given}) // the log need not outlive this process
+	o.log.back(o.given.off)
+}
+
+// lastEndLocked finds the end of the last complete message again.
+func (o *Outbox) lastEndLocked() uint64 {
+	end := uint64(0)
+	if o.base.fresh() {
+		end = o.base.off
+	}
+	for p := o.base; p.message(o.cut, &o.log, ^uint64(0), o.head.off, nil); {
+		end = p.off
+	}
+	return end
 }
 
 // finishLocked closes the direction once it is closing and nothing is left.
@@ -214,12 +229,16 @@ func (o *Outbox) finishLocked() {
 	o.wakeLocked()
 }
 
-// breakIfGone ends the direction when nobody reads any more, unless a write is
-// under way, which will find that out itself.
+// breakIfGone ends the direction when nobody reads any more. While a write is
+// under way it is put off until that is done.
 func (o *Outbox) breakIfGone() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.draining || o.end != nil || o.desc.ready(unix.POLLOUT)&unix.POLLERR == 0 {
+	if o.draining {
+		o.maybeGone = true // the write may have been taken just before
+		return
+	}
+	if o.end != nil || o.desc.ready(unix.POLLOUT)&unix.POLLERR == 0 {
 		return
 	}
 	o.breakLocked(unix.EPIPE)
@@ -239,24 +258,20 @@ func (o *Outbox) abandon() bool {
 	}
 	o.closing = true
 	o.finishLocked()
-	o.freeLocked()
+	o.rec.checkpoint(checkpoint{base: o.head}) // the log need not outlive this process
+	o.log.retire()
 	return true
 }
 
-// freeLocked drops the log; nothing may be queued or being handed over.
-func (o *Outbox) freeLocked() {
-	o.log.end = o.head.off
-	o.log.drop()
-	o.base, o.given = o.head, o.head
-	o.rec.checkpoint(checkpoint{base: o.base}) // the log need not be kept
-	failpoint("outbox.after-free")
-}
-
-// free is freeLocked after close, when nobody drains.
+// free drops the log after close, when nobody drains.
 func (o *Outbox) free() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.freeLocked()
+	o.log.back(o.head.off)
+	o.log.drop()
+	o.base, o.given = o.head, o.head
+	o.rec.checkpoint(checkpoint{base: o.base})
+	failpoint("outbox.after-free")
 	o.rec = nil
 }
 

@@ -49,7 +49,7 @@ func (in *Inbox) waitChange(ctx context.Context, changed <-chan struct{}) error 
 func (in *Inbox) Arriving() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.desc.shared() || in.closed || in.end != nil || in.fullLocked() {
+	if in.desc.shared() || in.closed || in.end != nil || in.fullLocked() || in.starved {
 		return false
 	}
 	return in.desc.ready(unix.POLLIN|unix.POLLRDHUP) != 0

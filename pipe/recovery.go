@@ -39,19 +39,25 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 			held[i].close() // what nobody has taken
 		}
 	}()
+	if err := kept.Control.enter(); err != nil {
+		return nil, nil, err
+	}
+	defer kept.Control.leave() // each end enters by itself
 	d, err := kept.Control.describe(kept.Slot)
 	if err != nil {
 		return nil, nil, err
 	}
 	spec := d.spec
-	spec.Control, spec.Ended = kept.Control, ended
+	spec.Control = kept.Control
 	var fds [2]ends
 	for i := range fds {
 		if fds[i], err = held[i].descriptors(poller, spec.Kind, i+1, spec.Sealed && i == 0); err != nil {
-			return nil, nil, errors.Join(err, closeAll(fds))
+			fds[0].close()
+			fds[1].close()
+			return nil, nil, err
 		}
 	}
-	if one, two, err = newEndpoints(poller, fds, &spec, kept.Slot); err != nil {
+	if one, two, err = newEndpoints(fds, &spec, kept.Slot); err != nil {
 		return nil, nil, err
 	}
 	failpoint("recover.begin")
@@ -63,16 +69,11 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 		}
 	}
 	failpoint("recover.before-resume")
-	for _, e := range []*Endpoint{one, two} {
+	for i, e := range []*Endpoint{one, two} {
+		e.announce(poller.news, i+1, ended)
 		e.resume()
 	}
 	return one, two, nil
-}
-
-func closeAll(fds [2]ends) error {
-	fds[0].close()
-	fds[1].close()
-	return nil
 }
 
 func (k *KeptEnd) close() {
