@@ -62,11 +62,11 @@ func fromEndpoint(e session.EndpointInfo) *pipedv1.Endpoint {
 	m := &pipedv1.Endpoint{End: uint32(e.End), State: endpointStates[e.State], Sealed: e.Sealed, Shared: e.Shared}
 	if o := e.Outbox; o != nil {
 		m.Outbox = &pipedv1.Flow{Messages: o.Messages, Bytes: o.Bytes, QueuedMessages: o.QueuedMessages, QueuedBytes: o.QueuedBytes,
-			BlockedSince: timestamp(o.BlockedSince), End: fromEnd(o.End), Client: e.Writer}
+			BlockedSince: timestamp(o.BlockedSince), End: fromEnd(o.End), Client: e.Writer, Lease: fromLease(e.WriterLease)}
 	}
 	if i := e.Inbox; i != nil {
 		m.Inbox = &pipedv1.Flow{Messages: i.Messages, Bytes: i.Bytes, QueuedMessages: i.QueuedMessages, QueuedBytes: i.QueuedBytes,
-			BlockedSince: timestamp(i.BlockedSince), End: fromEnd(i.End), Client: e.Reader,
+			BlockedSince: timestamp(i.BlockedSince), End: fromEnd(i.End), Client: e.Reader, Lease: fromLease(e.ReaderLease),
 			DroppedMessages: i.Drops.Messages, DroppedBytes: i.Drops.Bytes}
 	}
 	for _, h := range e.Holders {
@@ -89,6 +89,9 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 		return m
 	}
 	m.State = pipedv1.Process_STATE_EXITED
+	for _, f := range p.Finals {
+		m.Finals = append(m.Finals, fromFinal(&f))
+	}
 	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped}
 	if p.Exit.Signal == 0 {
 		m.Exit.Status = &pipedv1.Exit_Code{Code: int32(p.Exit.Code)}

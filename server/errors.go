@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -53,6 +54,7 @@ var errorTable = []row{
 	{session.ErrUnreadBuffered, codes.FailedPrecondition, "UNREAD_BUFFERED"},
 	{session.ErrUnsentBuffered, codes.FailedPrecondition, "UNSENT_BUFFERED"},
 	{session.ErrDescriptors, codes.ResourceExhausted, "DESCRIPTOR_LIMIT"},
+	{pipe.ErrNoSpace, codes.ResourceExhausted, "LOG_SPACE"},
 	{session.ErrShutdown, codes.Unavailable, "SHUTTING_DOWN"},
 	{pipe.ErrWrongDirection, codes.FailedPrecondition, "WRONG_DIRECTION"},
 	{pipe.ErrBrokenPipe, codes.FailedPrecondition, "BROKEN_PIPE"},
@@ -109,6 +111,7 @@ func statusError(err error) error {
 		unfinished *pipe.UnfinishedError
 		gap        *session.SequenceGapError
 		busy       *session.BusyError
+		fenced     *session.FencedError
 	)
 	switch {
 	case errors.As(err, &long):
@@ -125,8 +128,11 @@ func statusError(err error) error {
 	for _, r := range errorTable {
 		if errors.Is(err, r.err) {
 			var meta map[string]string
-			if errors.As(err, &busy) {
-				meta = map[string]string{"client": busy.Client}
+			switch {
+			case errors.As(err, &busy):
+				meta = map[string]string{"client": busy.Client, "expires": expiry(busy.Expires)}
+			case errors.As(err, &fenced):
+				meta = map[string]string{"by": fenced.By, "epoch": strconv.FormatUint(fenced.Epoch, 10)}
 			}
 			return reasonError(r.code, r.reason, err, meta)
 		}
@@ -138,6 +144,14 @@ func statusError(err error) error {
 		return reasonError(codes.InvalidArgument, "ARGUMENT", err, nil)
 	}
 	return status.Error(codes.Unknown, err.Error())
+}
+
+// expiry is a time in metadata; empty where there is none.
+func expiry(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
 }
 
 // endError is what a unary Read answers at the end.

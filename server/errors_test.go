@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -94,12 +95,12 @@ func provocations() []provocation {
 		{session.ErrRequestReused, codes.AlreadyExists, "REQUEST_ID_REUSED"},
 		{session.ErrActive, codes.FailedPrecondition, "SESSION_ACTIVE"},
 		{session.ErrExited, codes.FailedPrecondition, "PROCESS_EXITED"},
-		{session.ErrFenced, codes.Aborted, "FENCED"},
 		{session.ErrSuperseded, codes.Aborted, "SUPERSEDED"},
 		{session.ErrSealed, codes.FailedPrecondition, "ENDPOINT_SEALED"},
 		{session.ErrUnreadBuffered, codes.FailedPrecondition, "UNREAD_BUFFERED"},
 		{session.ErrUnsentBuffered, codes.FailedPrecondition, "UNSENT_BUFFERED"},
 		{session.ErrDescriptors, codes.ResourceExhausted, "DESCRIPTOR_LIMIT"},
+		{pipe.ErrNoSpace, codes.ResourceExhausted, "LOG_SPACE"},
 		{session.ErrShutdown, codes.Unavailable, "SHUTTING_DOWN"},
 		{pipe.ErrWrongDirection, codes.FailedPrecondition, "WRONG_DIRECTION"},
 		{pipe.ErrBrokenPipe, codes.FailedPrecondition, "BROKEN_PIPE"},
@@ -131,9 +132,12 @@ func provocations() []provocation {
 		codes.FailedPrecondition, "SPAWN_FAILED", map[string]string{"step": "fork"})
 	add("an invalid call of the system", statusError(&fs.PathError{Op: "open", Path: "x", Err: fs.ErrInvalid}), codes.InvalidArgument, "ARGUMENT", nil)
 	add("another reader", statusError(&session.BusyError{Err: session.ErrBusyReader, Client: "pid 7 (cat)"}),
-		codes.Aborted, "BUSY_READER", map[string]string{"client": "pid 7 (cat)"})
-	add("another writer", statusError(&session.BusyError{Err: session.ErrBusyWriter, Client: "w"}),
-		codes.Aborted, "BUSY_WRITER", map[string]string{"client": "w"})
+		codes.Aborted, "BUSY_READER", map[string]string{"client": "pid 7 (cat)", "expires": ""})
+	add("another writer", statusError(&session.BusyError{Err: session.ErrBusyWriter, Client: "w", Expires: time.Unix(1e9, 5e8).In(time.FixedZone("x", 3600))}),
+		codes.Aborted, "BUSY_WRITER", map[string]string{"client": "w", "expires": "2001-09-09T01:46:40.5Z"})
+	add("a thief", statusError(fmt.Errorf("more: %w", &session.FencedError{By: "w", Epoch: 7})),
+		codes.Aborted, "FENCED", map[string]string{"by": "w", "epoch": "7"})
+	add("a lease that has ended", statusError(&session.FencedError{Epoch: 7}), codes.Aborted, "FENCED", map[string]string{"by": "", "epoch": "7"})
 	add("too long for a reader", statusError(&pipe.TooLongError{Size: 9, Max: 8}),
 		codes.FailedPrecondition, "MESSAGE_TOO_LONG", map[string]string{"size": "9", "max": "8"})
 	add("too long for the pipe", sendError(&pipe.TooLongError{Size: 9, Max: 8}),

@@ -28,22 +28,43 @@ func (i *infoService) GetServerInfo(context.Context, *pipedv1.GetServerInfoReque
 	o := i.server.opts
 	active, ended := i.server.reg.Counts()
 	return &pipedv1.GetServerInfoResponse{
-		Version:        o.Version,
-		Limits:         limits(o, i.server.reg.MaxSessions()),
-		Features:       features(),
-		Durability:     pipedv1.Durability_DURABILITY_MEMORY,
-		Pid:            int32(os.Getpid()), //nolint:gosec // a pid is at most 2^22
-		StartTime:      timestamppb.New(i.start),
-		ActiveSessions: uint64(max(active, 0)),
-		EndedSessions:  uint64(max(ended, 0)),
-		Addresses:      o.Addresses,
+		Version:          o.Version,
+		Limits:           limits(o, i.server.reg.MaxSessions()),
+		Features:         features(),
+		Durability:       durability(o.Sessions.KernelLogs),
+		DurabilityReason: o.DurabilityReason,
+		Checks:           fromChecks(o.Checks),
+		Pid:              int32(os.Getpid()), //nolint:gosec // a pid is at most 2^22
+		StartTime:        timestamppb.New(i.start),
+		ActiveSessions:   uint64(max(active, 0)),
+		EndedSessions:    uint64(max(ended, 0)),
+		Addresses:        o.Addresses,
 	}, nil
 }
 
+func durability(kernelLogs bool) pipedv1.Durability {
+	if kernelLogs {
+		return pipedv1.Durability_DURABILITY_KERNEL
+	}
+	return pipedv1.Durability_DURABILITY_MEMORY
+}
+
+func fromChecks(checks []pipe.Check) []*pipedv1.Check {
+	out := make([]*pipedv1.Check, len(checks))
+	for i, c := range checks {
+		out[i] = &pipedv1.Check{Name: c.Name, Passed: c.Err == nil}
+		if c.Err != nil {
+			out[i].Detail = c.Err.Error()
+		}
+	}
+	return out
+}
+
 // features names what differs between versions of the daemon: "framing/NAME" for
-// each framing, "ack/LEVEL" for each level at which Send acknowledges.
+// each framing, "ack/LEVEL" for each level at which Send acknowledges, and calls
+// that older daemons do not have.
 func features() []string {
-	all := []string{"ack/committed", "ack/delivered"}
+	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "observe/sent", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}
@@ -64,5 +85,8 @@ func limits(o Options, maxSessions int) *pipedv1.Limits {
 		EndedMax:                uint32(o.Sessions.EndedMax),
 		MaxSessions:             uint64(maxSessions),
 		MaxPageSize:             uint32(o.MaxPageSize),
+		LeaseDuration:           durationpb.New(o.Sessions.LeaseDuration),
+		MaxLeaseDuration:        durationpb.New(o.Sessions.MaxLeaseDuration),
+		EventsRetained:          uint32(o.Sessions.EventsRetained),
 	}
 }

@@ -34,14 +34,14 @@ func (v *pipeService) endpoint(ref *pipedv1.EndpointRef) (*session.Endpoint, err
 }
 
 // heartbeat returns the longest silence that a client asked for.
-func (v *pipeService) heartbeat(d *durationpb.Duration) (time.Duration, error) {
+func (s *Server) heartbeat(d *durationpb.Duration) (time.Duration, error) {
 	const shortest = 100 * time.Millisecond
-	every, err := toDuration("heartbeat interval", d, v.s.opts.HeartbeatInterval)
+	every, err := toDuration("heartbeat interval", d, s.opts.HeartbeatInterval)
 	if err != nil {
 		return 0, err
 	}
 	if every == 0 {
-		return v.s.opts.HeartbeatInterval, nil
+		return s.opts.HeartbeatInterval, nil
 	}
 	return max(every, shortest), nil
 }
@@ -94,7 +94,8 @@ func (v *pipeService) Write(ctx context.Context, req *pipedv1.WriteRequest) (*pi
 	if part := v.s.opts.partSize(); len(b.Data) > part {
 		return nil, statusError(argument("%d bytes in one Write: at most %d; use Send for more", len(b.Data), part))
 	}
-	w, err := e.OpenWriter(session.WriterOptions{ID: req.GetWriterId()})
+	w, err := e.OpenWriter(session.WriterOptions{ID: req.GetWriterId(), Epoch: req.GetEpoch(),
+		Claim: session.Claim{Token: req.GetLeaseToken(), Call: true}})
 	if err != nil {
 		return nil, statusError(err)
 	}
@@ -116,7 +117,7 @@ func (v *pipeService) Read(ctx context.Context, req *pipedv1.ReadRequest) (*pipe
 	if err != nil {
 		return nil, statusError(err)
 	}
-	opts := session.ReaderOptions{Force: req.GetForce()}
+	opts := session.ReaderOptions{Force: req.GetForce(), Claim: session.Claim{Token: req.GetLeaseToken(), Call: true}}
 	if ack := req.GetAcknowledge(); ack != nil {
 		opts.Start = session.StartPosition
 		if opts.Position, err = toPosition(ack); err != nil {
@@ -182,8 +183,8 @@ func readOnce(ctx context.Context, r *session.Reader, lim pipe.Limits) (*pipedv1
 		}
 		select {
 		case <-r.Changed():
-		case <-r.Superseded():
-			return resp, session.ErrSuperseded
+		case <-r.Lost():
+			return resp, r.Err()
 		case <-done:
 			return resp, ctx.Err()
 		}

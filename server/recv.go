@@ -32,24 +32,46 @@ func (v *pipeService) Recv(stream recvStream) error {
 	if err != nil {
 		return statusError(err)
 	}
-	defer h.r.Close()
-	if err := stream.Send(&pipedv1.RecvResponse{Response: &pipedv1.RecvResponse_Opened{Opened: &pipedv1.RecvOpened{
-		Position: fromPosition(h.r.Position()), Framing: h.framing}}}); err != nil {
+	defer h.r.Cut()
+	opened, err := h.opened()
+	if err != nil {
+		return statusError(err)
+	}
+	if err := stream.Send(&pipedv1.RecvResponse{Response: &pipedv1.RecvResponse_Opened{Opened: opened}}); err != nil {
 		return err
 	}
 	h.closed = v.s.take("Recv", func() error { return h.takeAcks(stream) })
-	return statusError(h.deliver(stream))
+	err = h.deliver(stream)
+	if err == nil || errors.Is(err, errDetached) || h.r.Err() != nil {
+		h.r.Close()
+	}
+	return statusError(err)
+}
+
+// opened answers the opening. A consumer's lease may have been stolen by now.
+func (h *recvHandler) opened() (*pipedv1.RecvOpened, error) {
+	opened := &pipedv1.RecvOpened{Position: fromPosition(h.r.Position()), Framing: h.framing}
+	if h.observes {
+		return opened, nil
+	}
+	token, lease := h.r.Lease()
+	if lease == nil {
+		return nil, h.r.Err()
+	}
+	opened.LeaseToken, opened.Lease = token[:], fromLease(lease)
+	return opened, nil
 }
 
 // A recvHandler serves one Recv stream.
 type recvHandler struct {
-	r       *session.Reader
-	framing string
-	raw     bool
-	lim     pipe.Limits
-	every   time.Duration
-	manual  bool           // acknowledgements come from the client
-	until   *pipe.Position // stop there
+	r        *session.Reader
+	framing  string
+	raw      bool
+	lim      pipe.Limits
+	every    time.Duration
+	manual   bool // acknowledgements come from the client
+	observes bool
+	until    *pipe.Position // stop there
 
 	credit credit
 	acks   chan struct{} // cap 1: credit came back
@@ -58,18 +80,22 @@ type recvHandler struct {
 }
 
 func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*recvHandler, error) {
-	opts := session.ReaderOptions{ID: open.GetConsumerId(), Force: open.GetForce()}
+	opts := session.ReaderOptions{ID: open.GetConsumerId(), Force: open.GetForce(), Sent: open.GetSent()}
+	var err error
+	if opts.Claim, err = toClaim(open); err != nil {
+		return nil, err
+	}
 	switch {
-	case len(open.GetLeaseToken()) > 0:
-		return nil, argument("lease token: there are no leases yet, leave it empty")
 	case open.GetMode() == pipedv1.RecvMode_RECV_MODE_OBSERVE:
+		if len(opts.Token) > 0 || opts.Steal || opts.Duration > 0 {
+			return nil, argument("lease_token, lease_duration and steal are for a consumer: an observer needs no lease")
+		}
 		opts.Observe = true
 	case open.GetStopAtNow():
 		return nil, argument("stop_at_now is for an observer: a consumer reads to the end, or ends its requests")
 	case open.GetMode() != pipedv1.RecvMode_RECV_MODE_UNSPECIFIED && open.GetMode() != pipedv1.RecvMode_RECV_MODE_CONSUME:
 		return nil, argument("mode %v", open.GetMode())
 	}
-	var err error
 	if opts.Position, err = toPosition(open.GetPosition()); err != nil {
 		return nil, err
 	}
@@ -77,10 +103,10 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 	if opts.Start, ok = starts[open.GetStart()]; !ok {
 		return nil, argument("start %v", open.GetStart())
 	}
-	h := &recvHandler{manual: !opts.Observe && !open.GetAutoAck(), acks: make(chan struct{}, 1)}
+	h := &recvHandler{manual: !opts.Observe && !open.GetAutoAck(), observes: opts.Observe, acks: make(chan struct{}, 1)}
 	h.lim = pipe.Limits{Messages: batchMessages(open.GetMaxBatchMessages()), Bytes: int(open.GetMaxBatchBytes()),
 		MaxMessage: open.GetMaxMessageSize(), KeepFraming: open.GetKeepFraming()}
-	if h.every, err = v.heartbeat(open.GetHeartbeatInterval()); err != nil {
+	if h.every, err = v.s.heartbeat(open.GetHeartbeatInterval()); err != nil {
 		return nil, err
 	}
 	e, err := v.endpoint(open.GetEndpoint())
@@ -90,7 +116,7 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 	if h.r, err = e.OpenReader(ctx, opts); err != nil {
 		return nil, err
 	}
-	h.framing = e.Framing(true).Name
+	h.framing = e.Framing(!opts.Sent).Name
 	if open.GetStopAtNow() {
 		now := h.r.Arrived()
 		h.until = &now
@@ -182,8 +208,8 @@ func (h *recvHandler) deliver(stream recvStream) error {
 		select {
 		case <-h.r.Changed():
 		case <-h.acks:
-		case <-h.r.Superseded():
-			return session.ErrSuperseded
+		case <-h.r.Lost():
+			return h.r.Err()
 		case err := <-closed:
 			switch {
 			case !errors.Is(err, io.EOF):

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,19 +35,28 @@ func (v *pipeService) Send(stream sendStream) error {
 	if err != nil {
 		return statusError(err)
 	}
-	defer h.w.Close()
-	opened := &pipedv1.SendOpened{Expected: fromPosition(h.w.Expected()), Framing: h.w.Framing().Name}
-	if u := h.w.Unfinished(); u != nil {
-		opened.Unfinished = &pipedv1.UnfinishedMessage{Have: u.Have, Total: u.Total}
+	defer h.w.Cut()
+	opened, err := h.opened()
+	if err != nil {
+		return statusError(err)
 	}
 	if err := stream.Send(&pipedv1.SendResponse{Response: &pipedv1.SendResponse_Opened{Opened: opened}}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	acked := h.position()
+	// What was committed, opened tells. What was delivered or read is told again:
+	// the client may have been cut before it heard of it.
+	acked := pipe.Position{Message: 1}
+	if h.level == pipedv1.AckLevel_ACK_LEVEL_COMMITTED {
+		acked = h.w.Expected()
+	}
 	h.taken = v.s.take("Send", func() error { return h.take(ctx, stream) })
-	return sendError(h.tell(ctx, stream, acked))
+	err = h.tell(ctx, stream, acked)
+	if err == nil {
+		h.w.Close()
+	}
+	return sendError(err)
 }
 
 // A sendHandler serves one Send stream.
@@ -59,27 +69,41 @@ type sendHandler struct {
 	taken     <-chan error  // no more requests come; nil when the client has ended them
 }
 
-func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
-	if len(open.GetLeaseToken()) > 0 {
-		return nil, argument("lease token: there are no leases yet, leave it empty")
+// opened answers the opening. The lease may have been stolen by now.
+func (h *sendHandler) opened() (*pipedv1.SendOpened, error) {
+	opened := &pipedv1.SendOpened{Expected: fromPosition(h.w.Expected()), Framing: h.w.Framing().Name}
+	if u := h.w.Unfinished(); u != nil {
+		opened.Unfinished = &pipedv1.UnfinishedMessage{Have: u.Have, Total: u.Total}
 	}
+	token, lease := h.w.Lease()
+	if lease == nil {
+		return nil, h.w.Err()
+	}
+	opened.LeaseToken, opened.Lease = token[:], fromLease(lease)
+	return opened, nil
+}
+
+func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 	h := &sendHandler{level: open.GetAckLevel(), part: v.s.opts.partSize(), committed: make(chan struct{}, 1)}
 	switch h.level {
 	case pipedv1.AckLevel_ACK_LEVEL_UNSPECIFIED:
 		h.level = pipedv1.AckLevel_ACK_LEVEL_COMMITTED
-	case pipedv1.AckLevel_ACK_LEVEL_COMMITTED, pipedv1.AckLevel_ACK_LEVEL_DELIVERED:
+	case pipedv1.AckLevel_ACK_LEVEL_COMMITTED, pipedv1.AckLevel_ACK_LEVEL_DELIVERED, pipedv1.AckLevel_ACK_LEVEL_READ:
 	default:
-		return nil, fmt.Errorf("%w: acknowledgement level %v; there are COMMITTED and DELIVERED", errUnsupported, h.level)
+		return nil, fmt.Errorf("%w: acknowledgement level %v; there are COMMITTED, DELIVERED and READ", errUnsupported, h.level)
 	}
-	var err error
-	if h.every, err = v.heartbeat(open.GetHeartbeatInterval()); err != nil {
+	claim, err := toClaim(open)
+	if err != nil {
+		return nil, err
+	}
+	if h.every, err = v.s.heartbeat(open.GetHeartbeatInterval()); err != nil {
 		return nil, err
 	}
 	e, err := v.endpoint(open.GetEndpoint())
 	if err != nil {
 		return nil, err
 	}
-	h.w, err = e.OpenWriter(session.WriterOptions{ID: open.GetWriterId(), Epoch: open.GetEpoch()})
+	h.w, err = e.OpenWriter(session.WriterOptions{ID: open.GetWriterId(), Epoch: open.GetEpoch(), Claim: claim})
 	return h, err
 }
 
@@ -140,10 +164,14 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 	defer stop()
 	beat := time.NewTimer(h.every)
 	defer beat.Stop()
+	var samples sampler
+	defer samples.stop()
 	taken, done := h.taken, false
 	var refused error
 	for {
-		if now := h.position(); acked.Before(now) {
+		now, stuck := h.position()
+		moved := acked.Before(now)
+		if moved {
 			acked = now
 			beat.Reset(h.every)
 			if err := stream.Send(&pipedv1.SendResponse{Response: &pipedv1.SendResponse_Ack{
@@ -154,16 +182,21 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 		if refused != nil || done && !acked.Before(h.w.Expected()) {
 			return refused
 		}
-		if err := h.w.Err(); err != nil {
+		if err := cmp.Or(h.w.Err(), stuck); err != nil {
 			return err
 		}
+		var sample <-chan time.Time
+		if h.level == pipedv1.AckLevel_ACK_LEVEL_READ && acked.Before(h.w.Expected()) {
+			sample = samples.next(moved)
+		}
 		select {
+		case <-sample:
 		case <-h.committed:
 		case <-changed:
 		case refused = <-taken:
 			taken, done = nil, true
-		case <-h.w.Superseded():
-			return session.ErrSuperseded
+		case <-h.w.Lost():
+			return h.w.Err()
 		case <-beat.C:
 			beat.Reset(h.every)
 			if err := stream.Send(&pipedv1.SendResponse{Response: &pipedv1.SendResponse_Heartbeat{Heartbeat: &pipedv1.Heartbeat{}}}); err != nil {
@@ -175,11 +208,16 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 	}
 }
 
-func (h *sendHandler) position() pipe.Position {
-	if h.level == pipedv1.AckLevel_ACK_LEVEL_DELIVERED {
-		return h.w.Delivered()
+// position is how far things got at the level that was asked for; the error says
+// why they will get no further.
+func (h *sendHandler) position() (pipe.Position, error) {
+	switch h.level {
+	case pipedv1.AckLevel_ACK_LEVEL_READ:
+		return h.w.Read()
+	case pipedv1.AckLevel_ACK_LEVEL_DELIVERED:
+		return h.w.Delivered(), nil
 	}
-	return h.w.Expected()
+	return h.w.Expected(), nil
 }
 
 // sendError is statusError for what a message in Send can be: too long for its

@@ -45,6 +45,11 @@ type Options struct {
 	// Sessions is what the registry was made with; GetServerInfo tells it.
 	Sessions session.Config
 
+	// DurabilityReason says why Sessions.KernelLogs is what it is, and Checks what
+	// was tried out for it; GetServerInfo tells both.
+	DurabilityReason string
+	Checks           []pipe.Check
+
 	// MaxStreamsPerConnection bounds the streams of one connection.
 	MaxStreamsPerConnection int
 	// MaxPollEndpoints bounds the endpoints of one Poll.

@@ -100,6 +100,7 @@ func TestServerInfoTellsLimitsAndAddresses(t *testing.T) {
 	opts.Addresses = []string{"unix:///a", "unix:///b"}
 	opts.MaxPollEndpoints = 77
 	opts.Sessions.LogSize = 1 << 20
+	opts.Sessions.KernelLogs = false
 	before := time.Now().Add(-time.Second)
 	conn := serveOptions(t, opts).connect(t)
 	got, err := pipedv1.NewServerServiceClient(conn).GetServerInfo(t.Context(), &pipedv1.GetServerInfoRequest{})
@@ -115,11 +116,12 @@ func TestServerInfoTellsLimitsAndAddresses(t *testing.T) {
 	got.StartTime, got.Limits.MaxSessions = nil, 0
 	want := &pipedv1.GetServerInfoResponse{
 		Version:  "v1.2.3",
-		Features: []string{"ack/committed", "ack/delivered", "framing/line", "framing/mp", "framing/raw"},
+		Features: []string{"ack/committed", "ack/delivered", "ack/read", "leases", "observe/sent", "watch", "framing/line", "framing/mp", "framing/raw"},
 		Limits: &pipedv1.Limits{
 			PartSize: 256 << 10, MaxMessageSize: 1 << 30, LogSize: 1 << 20, TailSize: 64 << 10,
 			MaxStreamsPerConnection: 1024, MaxPollEndpoints: 77, HeartbeatInterval: durationpb.New(20 * time.Second),
 			EndedRetention: durationpb.New(time.Hour), EndedMax: 1000, MaxPageSize: 1000,
+			LeaseDuration: durationpb.New(30 * time.Second), MaxLeaseDuration: durationpb.New(time.Hour), EventsRetained: 1024,
 		},
 		Durability: pipedv1.Durability_DURABILITY_MEMORY,
 		Pid:        int32(os.Getpid()),

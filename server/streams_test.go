@@ -288,13 +288,17 @@ func TestIllegalRequestsAreNamedAndLeaveNothing(t *testing.T) {
 		"recv: unknown mode":      {recv(&pipedv1.RecvOpen{Endpoint: end(2), Mode: 9}), "ARGUMENT"},
 		"recv: unknown start":     {recv(&pipedv1.RecvOpen{Endpoint: end(2), Start: 9}), "ARGUMENT"},
 		"recv: lease":             {recv(&pipedv1.RecvOpen{Endpoint: end(2), LeaseToken: []byte("x")}), "ARGUMENT"},
+		"recv: observer's lease":  {recv(&pipedv1.RecvOpen{Endpoint: end(2), Mode: pipedv1.RecvMode_RECV_MODE_OBSERVE, Steal: true}), "ARGUMENT"},
 		"recv: long id":           {recv(&pipedv1.RecvOpen{Endpoint: end(2), ConsumerId: strings.Repeat("x", 129)}), "ARGUMENT"},
 		"recv: bad duration":      {recv(&pipedv1.RecvOpen{Endpoint: end(2), HeartbeatInterval: badDuration}), "ARGUMENT"},
 		"recv: negative duration": {recv(&pipedv1.RecvOpen{Endpoint: end(2), HeartbeatInterval: durationpb.New(-1)}), "ARGUMENT"},
 		"recv: position to come": {recv(&pipedv1.RecvOpen{Endpoint: end(2), Start: pipedv1.RecvStart_RECV_START_POSITION,
 			Position: &pipedv1.Position{Message: math.MaxUint64, Offset: math.MaxUint64}}), "POSITION_OUT_OF_RANGE"},
-		"send: level 9":    {send(&pipedv1.SendOpen{Endpoint: end(1), AckLevel: 9}), "UNSUPPORTED"},
-		"send: level read": {send(&pipedv1.SendOpen{Endpoint: end(1), AckLevel: pipedv1.AckLevel_ACK_LEVEL_READ}), "UNSUPPORTED"},
+		"send: level 9":     {send(&pipedv1.SendOpen{Endpoint: end(1), AckLevel: 9}), "UNSUPPORTED"},
+		"send: lease":       {send(&pipedv1.SendOpen{Endpoint: end(1), LeaseToken: []byte("x")}), "ARGUMENT"},
+		"send: ended lease": {send(&pipedv1.SendOpen{Endpoint: end(1), LeaseToken: make([]byte, 16)}), "FENCED"},
+		"send: long lease":  {send(&pipedv1.SendOpen{Endpoint: end(1), LeaseDuration: durationpb.New(2 * time.Hour)}), "ARGUMENT"},
+		"recv: long lease":  {recv(&pipedv1.RecvOpen{Endpoint: end(2), LeaseDuration: durationpb.New(2 * time.Hour)}), "ARGUMENT"},
 		"recv: an ack first": {func() error {
 			stream, err := c.pipes.Recv(t.Context())
 			if err == nil {

@@ -7,14 +7,26 @@ import "time"
 type Config struct {
 	// LogSize is what each direction of a pipe keeps, in bytes.
 	LogSize int64
-	// TailSize is what each output keeps for observers after acknowledgement.
+	// TailSize is what each direction keeps for observers after it was
+	// acknowledged, or handed over.
 	TailSize int64
+	// KernelLogs keeps logs in kernel objects that can outlive the daemon, and
+	// moves bytes so that they do exactly; see [pipe.Control]. It takes what
+	// [pipe.SelfTest] tries out.
+	KernelLogs bool
 	// MaxMessageSize is the largest message, in payload bytes.
 	MaxMessageSize uint64
 	// EndedFor and EndedMax bound for how long, and how many, ended sessions
 	// are kept.
 	EndedFor time.Duration
 	EndedMax int
+	// LeaseDuration is how long a lease lasts that is acquired without a duration,
+	// MaxLeaseDuration the longest that can be asked for.
+	LeaseDuration    time.Duration
+	MaxLeaseDuration time.Duration
+	// EventsRetained is how many events are kept for watchers that come back; at
+	// least one is.
+	EventsRetained int
 }
 
 // DefaultConfig returns what a daemon uses that was told nothing.
@@ -23,7 +35,8 @@ type Config struct {
 // letter announces more than that in the framing mp (0x41 << 24): a text that
 // strays into a message pipe is refused at once, not waited for.
 func DefaultConfig() Config {
-	return Config{LogSize: 4 << 20, TailSize: 64 << 10, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000}
+	return Config{LogSize: 4 << 20, TailSize: 64 << 10, KernelLogs: true, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000,
+		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024}
 }
 
 // maxWriters is how many writer ids an endpoint remembers; the one that wrote
@@ -35,5 +48,5 @@ const maxWriters = 1024
 const reservedDescriptors = 256
 
 // perSession is what an ordinary session takes: input, output, errors of one
-// process, and its pidfd.
-const perSession = 4
+// process, their logs once something flows, its pidfd, and the control file.
+const perSession = 8

@@ -10,10 +10,17 @@
 // consumer starts at the first message that was not acknowledged, and a writer
 // that returns under its id goes on where its sequence stands.
 //
+// The right to write, and the right to consume, is a lease: a stream takes or
+// joins it, holds it while it is open, and keeps it for a while when it is cut;
+// [Endpoint.AcquireLease] has it without a stream. Every change of the holder is
+// told to the loser, and what is appended or acknowledged is checked against the
+// lease under the same lock that appends or acknowledges it.
+//
 // A session has ended when its processes have exited and nothing can flow any
 // more. It is kept, with exits, finals and unread output, until it is deleted or
-// expires.
+// expires. A [Watcher] tells what happens to sessions, from a log of the latest
+// events.
 //
-// All exported methods may be called concurrently, except those of Writer and
-// Reader, of which each belongs to one goroutine unless it says otherwise.
+// All exported methods may be called concurrently, except those of Writer,
+// Reader and Watcher, of which each belongs to one goroutine unless it says otherwise.
 package session

@@ -29,9 +29,15 @@ type Endpoint struct {
 	heirs []*Process
 	// bequest is the process that is just being started with a copy, or "".
 	bequest string
-	writer  *Writer // who writes now
-	reader  *Reader // who consumes now
-	records writerRecords
+	// writing and consuming are nil until somebody was the writer, the consumer.
+	writing   *lease
+	consuming *lease
+	records   writerRecords
+	// announced: the session is there, so that there are events; told: those of
+	// the ends of the two directions.
+	announced, toldSent, toldReceived bool
+
+	closing sync.Once // starts lookWhenClosed
 }
 
 func newEndpoint(s *Session, p *Pipe, num int, ep *pipe.Endpoint) (*Endpoint, error) {
@@ -102,7 +108,19 @@ func (e *Endpoint) Close(o CloseOptions) error {
 		return nil
 	}
 	e.ep.Close(o.Discard)
+	e.endLeases()
+	e.closing.Do(func() { e.session.reg.background(e.lookWhenClosed) })
 	return nil
+}
+
+// lookWhenClosed looks whether the session has ended once the end is closed:
+// nobody may be reading the other one, who would find out.
+func (e *Endpoint) lookWhenClosed(ctx context.Context) {
+	select {
+	case <-e.ep.Closed():
+		e.session.Ended()
+	case <-ctx.Done():
+	}
 }
 
 // A Pending is what Close still has to hand over.
@@ -174,6 +192,7 @@ func (e *Endpoint) handOver(p *Process) {
 	e.handedTo = p.name
 	e.mu.Unlock()
 	e.ep.Close(false)
+	e.endLeases()
 	timer := time.NewTimer(flushWait)
 	defer timer.Stop()
 	select {
@@ -226,12 +245,13 @@ func (e *Endpoint) bequeath(ctx context.Context, process string) error {
 	return err
 }
 
-// reserveFor refuses an end of which a client is receiving messages.
+// reserveFor refuses an end of which a client is receiving messages, or has the
+// right to.
 func (e *Endpoint) reserveFor(process string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if r := e.reader; r != nil && !r.force {
-		return fmt.Errorf("process %s cannot inherit %s: %w", process, e.Ref(), &BusyError{Err: ErrBusyReader, Client: r.name})
+	if l := e.consuming; l.taken() && !l.force {
+		return fmt.Errorf("process %s cannot inherit %s: %w", process, e.Ref(), l.busy())
 	}
 	e.bequest = process
 	return nil
@@ -242,6 +262,15 @@ func (e *Endpoint) settle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.bequest = ""
+}
+
+// refuseBequestLocked refuses to consume from an end that a process is just being
+// started with.
+func (e *Endpoint) refuseBequestLocked() error {
+	if e.bequest == "" {
+		return nil
+	}
+	return &BusyError{Err: ErrBusyReader, Client: fmt.Sprintf("process %s, which gets a copy of %s,", e.bequest, e.Ref())}
 }
 
 // unread refuses an end of which the daemon holds bytes.

@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/piped-dev/piped/pipe"
 )
@@ -29,8 +30,9 @@ var (
 	// ErrBusyReader, ErrBusyWriter: somebody else reads or writes the end.
 	ErrBusyReader = errors.New("endpoint has a reader")
 	ErrBusyWriter = errors.New("endpoint has a writer")
-	// ErrFenced: a newer epoch of the same writer exists.
-	ErrFenced = errors.New("writer is fenced off by a newer epoch")
+	// ErrFenced: the lease was stolen, was given back or ran out, or a newer epoch
+	// of the same writer exists.
+	ErrFenced = errors.New("fenced off")
 	// ErrSuperseded: a newer stream of the same writer or consumer took over.
 	ErrSuperseded = errors.New("a newer stream took over")
 	// ErrSealed: no process can inherit the end.
@@ -60,6 +62,9 @@ func (e *SequenceGapError) Error() string {
 type BusyError struct {
 	Err    error
 	Client string // id of the reader or writer, or "pid N (command)"
+	// Expires is when the client's lease ends by itself; zero while a stream holds
+	// it.
+	Expires time.Time
 }
 
 // Error says who it is.
@@ -67,6 +72,24 @@ func (e *BusyError) Error() string { return fmt.Sprintf("%v: %s", e.Err, e.Clien
 
 // Unwrap returns the sentinel.
 func (e *BusyError) Unwrap() error { return e.Err }
+
+// A FencedError says who has the right instead. It is ErrFenced.
+type FencedError struct {
+	By string // the holder now; empty when nobody has it
+	// Epoch of the lease, or the newest one of the writer.
+	Epoch uint64
+}
+
+// Error says who it is.
+func (e *FencedError) Error() string {
+	if e.By == "" {
+		return fmt.Sprintf("%v: the lease has ended", ErrFenced)
+	}
+	return fmt.Sprintf("%v: %s goes on, in epoch %d", ErrFenced, e.By, e.Epoch)
+}
+
+// Unwrap returns the sentinel.
+func (e *FencedError) Unwrap() error { return ErrFenced }
 
 func argument(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrArgument}, args...)...)

@@ -23,6 +23,23 @@ type Info struct {
 	Processes []ProcessInfo
 }
 
+// State is where a session is.
+type State uint8
+
+// The states of a session.
+const (
+	Active State = iota + 1
+	Ended
+)
+
+// State returns the state of the session.
+func (i *Info) State() State {
+	if i.Ended.IsZero() {
+		return Active
+	}
+	return Ended
+}
+
 // A PipeInfo is a look at a pipe.
 type PipeInfo struct {
 	Name    string
@@ -49,8 +66,11 @@ type EndpointInfo struct {
 	Sealed, Shared bool
 	Outbox         *pipe.OutboxInfo // nil where the end cannot send
 	Inbox          *pipe.InboxInfo  // nil where the end cannot receive
-	Writer, Reader string           // clients
-	Holders        []Holder         // only when asked for
+	// Writer and Reader are the clients that write and consume now; WriterLease and
+	// ReaderLease also those that have the right to. Empty, and nil: nobody.
+	Writer, Reader           string
+	WriterLease, ReaderLease *Lease
+	Holders                  []Holder // only when asked for
 }
 
 // A Holder has a copy of an end.
@@ -70,13 +90,16 @@ type ProcessInfo struct {
 	Running  bool
 	Exit     keeper.ExitStatus // when it is not running
 	Inherits []Inherit
+	// Finals are the last words about those directions of its pipes that have
+	// ended, when it is not running.
+	Finals []Final
 }
 
 // Info returns a look at the process.
 func (p *Process) Info() ProcessInfo {
 	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.spec.Args, Started: p.started, Inherits: p.inherits, Running: p.Running()}
 	if !info.Running {
-		info.Exit = p.child.Exit()
+		info.Exit, info.Finals = p.child.Exit(), p.finals((*Endpoint).final)
 	}
 	return info
 }
@@ -126,12 +149,8 @@ func (e *Endpoint) info() EndpointInfo {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	info.Shared = len(e.heirs) > 0
-	if e.writer != nil {
-		info.Writer = e.writer.name
-	}
-	if e.reader != nil {
-		info.Reader = e.reader.name
-	}
+	info.WriterLease, info.Writer = e.writing.look(), e.writing.client()
+	info.ReaderLease, info.Reader = e.consuming.look(), e.consuming.client()
 	select {
 	case <-e.ep.Closed():
 		info.State = EndpointClosed

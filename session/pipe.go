@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -22,11 +23,20 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, sealed b
 	if logSize == 0 {
 		logSize = uint64(s.reg.cfg.LogSize) //nolint:gosec // validated
 	}
+	control, err := s.controlFile()
+	if err != nil {
+		return nil, err
+	}
 	one, two, err := pipe.Open(s.reg.poller, pipe.Spec{
-		Kind: kind, In: spec.In, Out: spec.Out, LogSize: logSize,
+		Control: control,
+		Kind:    kind, In: spec.In, Out: spec.Out, LogSize: logSize,
 		TailSize:   min(uint64(s.reg.cfg.TailSize), logSize), //nolint:gosec // validated
 		MaxMessage: s.reg.cfg.MaxMessageSize, Overflow: spec.Overflow, Sealed: sealed,
+		Ended: func(end int, sent bool) { s.directionEnded(name, end, sent) },
 	})
+	if errors.Is(err, pipe.ErrClosed) { // its control file is
+		return nil, fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+	}
 	if err != nil {
 		return nil, descriptorError(err)
 	}
@@ -42,6 +52,38 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, sealed b
 		}
 	}
 	return p, nil
+}
+
+// controlFile returns the file that keeps what has to outlive the daemon of the
+// session's pipes, nil where logs are in memory.
+func (s *Session) controlFile() (*pipe.Control, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return nil, fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+	}
+	if !s.reg.cfg.KernelLogs {
+		return nil, nil
+	}
+	if n := len(s.controls); n > 0 && s.controls[n-1].Descriptor() >= 0 {
+		return s.controls[n-1], nil
+	}
+	control, err := pipe.NewControl()
+	if err != nil {
+		return nil, descriptorError(err)
+	}
+	s.controls = append(s.controls, control)
+	return control, nil
+}
+
+// closeControl closes that file once the pipes are closed; after that none can be
+// made.
+func (s *Session) closeControl() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.controls {
+		c.Close()
+	}
 }
 
 // withName gives the default framing its name.

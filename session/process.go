@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,6 +23,9 @@ type Process struct {
 	inherits []Inherit // besides its stdio
 	// inputs are the daemon's ends whose other ends the process reads.
 	inputs []*Endpoint
+	// given are the ends that it got.
+	given  []*Endpoint
+	exited sync.Once // its exit was told
 }
 
 // Name returns the process's name inside its session.
@@ -193,12 +197,14 @@ func (l *launch) start(ctx context.Context) error {
 	l.proc.child = child
 	l.release()
 	for i, e := range l.ends {
+		l.proc.given = append(l.proc.given, e)
 		e.inherited(l.proc)
 		if l.spec.Inherits[i].HandOver {
 			e.handOver(l.proc)
 		}
 	}
 	for _, p := range l.made {
+		l.proc.given = append(l.proc.given, p.ends[1])
 		p.ends[1].inherited(l.proc)
 		p.ends[1].handOver(l.proc)
 	}

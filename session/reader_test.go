@@ -31,7 +31,7 @@ func TestWhatIsNotAcknowledgedGoesToTheNextConsumer(t *testing.T) {
 		t.Errorf("a reader that is closed still acknowledges: %v", err)
 	}
 	third := openReader(t, two, session.ReaderOptions{ID: "y"})
-	<-second.Superseded()
+	<-second.Lost()
 	if _, err := second.Next(nil, pipe.Limits{}); !errors.Is(err, session.ErrSuperseded) {
 		t.Errorf("an older stream reads on: %v", err)
 	}
@@ -109,5 +109,47 @@ func TestReadersStartWhereTheyAskFor(t *testing.T) {
 				t.Errorf("acknowledging: %v", err)
 			}
 		})
+	}
+}
+
+func TestObserverOfWhatIsSentSeesItAlsoAfterItWasReceived(t *testing.T) {
+	one, two := barePipe(t, newRegistry(t, nil), "mp")
+	sent := openReader(t, one, session.ReaderOptions{Observe: true, Sent: true})
+	send(t, one, "a", "b")
+	c := openReader(t, two, session.ReaderOptions{})
+	for range 2 {
+		if err := c.Ack(receive(t, c).Batch.Next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := openReader(t, one, session.ReaderOptions{Observe: true, Sent: true, Start: session.StartPosition, Position: pipe.Position{Message: 2}})
+	for _, want := range []struct {
+		r       *session.Reader
+		text    string
+		message uint64
+	}{{sent, "a", 1}, {sent, "b", 2}, {late, "b", 2}} {
+		if got := receive(t, want.r).Batch; string(got.Data) != want.text || got.First.Message != want.message {
+			t.Errorf("got %q at %v, want %q at %d", got.Data, got.First, want.text, want.message)
+		}
+	}
+	if at := sent.Arrived(); at != (pipe.Position{Message: 3}) {
+		t.Errorf("the next to come is %v", at)
+	}
+	if err := one.Close(session.CloseOptions{SendOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	if end := receive(t, sent).End; end == nil || end.Cause != pipe.CauseClosed || end.Position != (pipe.Position{Message: 3}) {
+		t.Errorf("end %+v", end)
+	}
+	if !sent.AtEnd() {
+		t.Error("the end was read, and something is left")
+	}
+	for name, o := range map[string]session.ReaderOptions{
+		"consuming":      {Sent: true},
+		"unacknowledged": {Sent: true, Observe: true, Start: session.StartUnacked},
+	} {
+		if _, err := one.OpenReader(t.Context(), o); !errors.Is(err, session.ErrArgument) {
+			t.Errorf("%s what is sent: %v", name, err)
+		}
 	}
 }

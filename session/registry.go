@@ -26,6 +26,7 @@ type Registry struct {
 	poller *pipe.Poller
 	log    *slog.Logger
 	limit  uint64 // descriptors
+	events *eventLog
 
 	requests requests[Spec, *Session]
 	stop     context.CancelFunc
@@ -52,7 +53,7 @@ func New(cfg Config, k keeper.Keeper, log *slog.Logger) (*Registry, error) {
 		return nil, errors.Join(err, poller.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	r := &Registry{cfg: cfg, keeper: k, poller: poller, log: log, limit: rlim.Cur, stop: stop,
+	r := &Registry{cfg: cfg, keeper: k, poller: poller, log: log, limit: rlim.Cur, events: newEventLog(cfg.EventsRetained), stop: stop,
 		ctx: func() context.Context { return ctx }, swept: make(chan struct{}, 1),
 		byName: make(map[string]*Session), byUID: make(map[string]*Session)}
 	r.background(r.sweep)
@@ -110,7 +111,9 @@ func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Unlock()
 	r.busy.Wait()
 	r.wg.Wait()
-	return errors.Join(append(errs, r.poller.Close())...)
+	err := r.poller.Close() // the last words of directions have been told
+	r.events.close()
+	return errors.Join(append(errs, err)...)
 }
 
 // shutDown ends the session gently until ctx ends.
@@ -120,7 +123,7 @@ func (s *Session) shutDown(ctx context.Context) error {
 	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
 	s.mu.Unlock()
 	for _, p := range pipes {
-		p.close()
+		p.shut()
 	}
 	for _, p := range procs {
 		_ = p.Signal(termSignal) // it may have exited
@@ -139,7 +142,9 @@ func (s *Session) shutDown(ctx context.Context) error {
 // kernel gives out the lowest free number, so everything below is taken.
 func (r *Registry) checkReserve(ep *pipe.Endpoint) error {
 	read, write := ep.Descriptors()
-	if n := max(read, write); uint64(n)+r.reserve() >= r.limit { //nolint:gosec // a descriptor
+	// Logs get theirs when the first byte comes; nobody must be refused then.
+	n := max(read, write) + r.poller.Unmade()
+	if uint64(n)+r.reserve() >= r.limit { //nolint:gosec // a descriptor
 		return fmt.Errorf("%w: %d descriptors are allowed, %d are kept free: end sessions, or raise the limit (LimitNOFILE=, ulimit -n)",
 			ErrDescriptors, r.limit, r.reserve())
 	}
@@ -219,11 +224,14 @@ func (r *Registry) release(s *Session) bool {
 	return true
 }
 
-// remove forgets a session that was built, and the request that created it.
-func (r *Registry) remove(s *Session) {
-	if r.release(s) && s.request != "" {
+// remove forgets a session that was built, and the request that created it; false
+// if it was done before.
+func (r *Registry) remove(s *Session) bool {
+	removed := r.release(s)
+	if removed && s.request != "" {
 		r.requests.forget(s.request)
 	}
+	return removed
 }
 
 // Get returns a session by name or uid.
@@ -241,6 +249,20 @@ func (r *Registry) Get(name string) (*Session, error) {
 type Filter struct {
 	Prefix string            // of the name
 	Labels map[string]string // all of them
+	State  State             // 0: any
+}
+
+// chooses looks at name and labels.
+func (f *Filter) chooses(name string, labels map[string]string) bool {
+	if !strings.HasPrefix(name, f.Prefix) {
+		return false
+	}
+	for k, v := range f.Labels {
+		if got, ok := labels[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
 }
 
 // List returns the sessions that the filter chooses, oldest first.
@@ -249,15 +271,7 @@ func (r *Registry) List(f Filter) []*Session {
 	all := slices.Collect(maps.Values(r.byName))
 	r.mu.Unlock()
 	all = slices.DeleteFunc(all, func(s *Session) bool {
-		if !s.built() || !strings.HasPrefix(s.name, f.Prefix) {
-			return true
-		}
-		for k, v := range f.Labels {
-			if got, ok := s.labels[k]; !ok || got != v {
-				return true
-			}
-		}
-		return false
+		return !s.built() || !f.chooses(s.name, s.labels) || f.State != 0 && s.State() != f.State
 	})
 	// Version 7 ids sort by time.
 	slices.SortFunc(all, func(a, b *Session) int { return cmp.Compare(a.uid, b.uid) })
@@ -282,9 +296,13 @@ func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 	if !s.withdraw(force) {
 		return fmt.Errorf("%w: %s", ErrActive, s.name)
 	}
-	r.remove(s)
+	removed := r.remove(s)
 	r.log.Info("session deleted", "session", s.name, "uid", s.uid)
-	return s.end(ctx)
+	err = s.end(ctx)
+	if removed {
+		s.tell(Event{Type: EventSessionDeleted})
+	}
+	return err
 }
 
 // Counts returns how many sessions are active and how many have ended.
@@ -299,7 +317,7 @@ func (r *Registry) Counts() (active, ended int) {
 	return active, ended
 }
 
-// watch logs the exit of a process and has a look whether its session has
+// watch tells the exit of a process and has a look whether its session has
 // ended.
 func (r *Registry) watch(s *Session, p *Process) {
 	r.log.Info("process started", "session", s.name, "process", p.name, "pid", p.child.Pid())
@@ -307,13 +325,20 @@ func (r *Registry) watch(s *Session, p *Process) {
 		if p.Wait(ctx) != nil && p.Running() {
 			return
 		}
+		s.tellExit(p)
+		s.Ended()
 		exit := p.child.Exit()
 		r.log.Info("process exited", "session", s.name, "process", p.name, "pid", p.child.Pid(), "code", exit.Code, "signal", int(exit.Signal))
-		select {
-		case r.swept <- struct{}{}:
-		default:
-		}
+		r.sweepSoon()
 	})
+}
+
+// sweepSoon lets sweep have a look now.
+func (r *Registry) sweepSoon() {
+	select {
+	case r.swept <- struct{}{}:
+	default:
+	}
 }
 
 // sweep removes sessions that have ended and expired, oldest end first.
@@ -331,10 +356,13 @@ func (r *Registry) sweep(ctx context.Context) {
 			if !s.withdraw(false) {
 				continue // something was started in it just now
 			}
-			r.remove(s)
+			removed := r.remove(s)
 			r.log.Info("session expired", "session", s.name, "uid", s.uid)
 			if err := s.end(ctx); err != nil {
 				r.log.Error("session did not end", "session", s.name, "uid", s.uid, "error", err)
+			}
+			if removed {
+				s.tell(Event{Type: EventSessionDeleted, Detail: "its retention is over"})
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/piped-dev/piped/pipe"
@@ -31,6 +32,17 @@ type Session struct {
 	procs []*Process
 	ended time.Time // zero while it is active
 	gone  bool      // deleted: nothing can be added any more
+	// controls keep what has to outlive the daemon of the pipes. There are none
+	// before the first pipe and where logs are in memory, and usually there is one:
+	// it gives its descriptor back when the session ends, and what is added to an
+	// ended session needs a new one.
+	controls []*pipe.Control
+
+	// toldEnded: the latest event about its state is that it has ended.
+	toldEnded atomic.Bool
+	// telling keeps events in line; toldDeleted: there are no more.
+	telling     sync.Mutex
+	toldDeleted bool
 }
 
 // Name returns the session's name.
@@ -142,13 +154,17 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 		}
 		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
 	}
+	first := !s.ready
 	s.ready = true
 	s.pipes = append(s.pipes, pipes...)
 	if proc != nil {
 		s.procs = append(s.procs, proc)
-		s.reg.watch(s, proc)
 	}
 	s.ended = time.Time{}
+	s.tellAdded(first, pipes, proc)
+	if proc != nil {
+		s.reg.watch(s, proc)
+	}
 	return nil
 }
 
@@ -220,6 +236,7 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 			for _, p := range pipes {
 				p.close()
 			}
+			s.closeControl()
 		}
 	}()
 	taken := func(name string) bool {
@@ -266,6 +283,14 @@ func (s *Spec) sealed(name string) bool {
 	return handedOver
 }
 
+// State returns where the session is.
+func (s *Session) State() State {
+	if _, ended := s.Ended(); ended {
+		return Ended
+	}
+	return Active
+}
+
 // Ended reports whether all processes have exited and nothing can flow any
 // more, and since when.
 func (s *Session) Ended() (since time.Time, ended bool) {
@@ -282,6 +307,7 @@ func (s *Session) endedLocked() (since time.Time, ended bool) {
 	}
 	if s.ended.IsZero() {
 		s.ended = time.Now()
+		s.tellEnded()
 	}
 	return s.ended, true
 }
@@ -289,6 +315,10 @@ func (s *Session) endedLocked() (since time.Time, ended bool) {
 // shed gives the descriptors of an ended session back; what came out of its
 // pipes stays.
 func (s *Session) shed() {
+	if !s.starting.TryLock() {
+		return // something is being added; the next sweep comes
+	}
+	defer s.starting.Unlock()
 	s.mu.Lock()
 	pipes := slices.Clone(s.pipes)
 	s.mu.Unlock()
@@ -298,6 +328,14 @@ func (s *Session) shed() {
 				e.ep.Retire()
 			}
 		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ended := s.endedLocked(); !ended {
+		return // something was added just now
+	}
+	for _, c := range s.controls {
+		c.Retire()
 	}
 }
 
@@ -326,8 +364,9 @@ func (s *Session) end(ctx context.Context) error {
 		}
 	}
 	for _, p := range pipes {
-		p.close()
+		p.shut()
 	}
+	s.closeControl() // it stays as long as an end needs it
 	for _, p := range procs {
 		if err := p.Wait(ctx); err != nil {
 			return errors.Join(append(errs, err)...)
@@ -336,5 +375,6 @@ func (s *Session) end(ctx context.Context) error {
 	for _, p := range pipes {
 		p.wait()
 	}
+	s.tellLast(pipes, procs)
 	return errors.Join(errs...)
 }

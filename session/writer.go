@@ -14,39 +14,47 @@ type writerRecord struct {
 	id    string
 	epoch uint64
 	next  uint64 // sequence number of the next message; in raw, of the next byte
+	kept  bool   // among those of its endpoint
 }
 
 // writerRecords remembers writers, least recent first. It is short enough to be
 // searched.
 type writerRecords []*writerRecord
 
-// get returns the record of id, which is new if it is not remembered or empty.
+// get returns the record of id, a new one if it is not remembered.
 func (r *writerRecords) get(id string) *writerRecord {
-	if id == "" {
-		return &writerRecord{next: 1}
+	i := slices.IndexFunc(*r, func(w *writerRecord) bool { return w.id == id })
+	if i < 0 {
+		return &writerRecord{id: id, next: 1}
 	}
-	rec := &writerRecord{id: id, next: 1}
-	if i := slices.IndexFunc(*r, func(w *writerRecord) bool { return w.id == id }); i >= 0 {
-		rec = (*r)[i]
-		*r = slices.Delete(*r, i, i+1)
-	} else if len(*r) >= maxWriters {
+	rec := (*r)[i]
+	*r = append(slices.Delete(*r, i, i+1), rec)
+	return rec
+}
+
+// keep remembers a record once it says more than a new one would, so that ids
+// under which nothing was sent push nobody out.
+func (r *writerRecords) keep(rec *writerRecord) {
+	if rec.kept || rec.id == "" || rec.epoch == 0 && rec.next == 1 {
+		return
+	}
+	if len(*r) >= maxWriters {
 		*r = slices.Delete(*r, 0, 1)
 	}
+	rec.kept = true
 	*r = append(*r, rec)
-	return rec
 }
 
 // A Writer has the right to send into an endpoint. Close it.
 type Writer struct {
-	e          *Endpoint
-	out        *pipe.Outbox
-	rec        *writerRecord
-	name       string
-	raw        bool
-	shift      uint64 // direction number minus sequence number
-	changed    <-chan struct{}
-	stop       func()
-	superseded chan struct{}
+	e       *Endpoint
+	out     *pipe.Outbox
+	rec     *writerRecord
+	raw     bool
+	shift   uint64 // direction number minus sequence number
+	changed <-chan struct{}
+	stop    func()
+	tenure  *tenure
 }
 
 // WriterOptions say who writes.
@@ -55,15 +63,21 @@ type WriterOptions struct {
 	ID string
 	// Epoch fences off lives of the same writer with a lower one.
 	Epoch uint64
+	// Claim is for the lease.
+	Claim
 }
 
 const maxClientID = 128
 
-// OpenWriter makes the caller the writer of the end. Another writer is refused
-// with ErrBusyWriter, unless it has the same id: then it is superseded.
+// OpenWriter makes the caller the writer of the end. Another writer is named by
+// a *BusyError, unless it has the same id: then it is superseded. A token whose
+// lease has ended, and an older epoch, is refused with a *FencedError.
 func (e *Endpoint) OpenWriter(o WriterOptions) (*Writer, error) {
 	if len(o.ID) > maxClientID {
 		return nil, argument("writer id has %d bytes, at most %d are allowed", len(o.ID), maxClientID)
+	}
+	if err := o.check(e.session.reg.cfg.MaxLeaseDuration); err != nil {
+		return nil, err
 	}
 	out, err := e.outbox()
 	if err != nil {
@@ -71,38 +85,42 @@ func (e *Endpoint) OpenWriter(o WriterOptions) (*Writer, error) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w := e.writer; w != nil {
-		if o.ID == "" || w.rec.id != o.ID {
-			return nil, &BusyError{Err: ErrBusyWriter, Client: w.name}
-		}
+	l := e.leaseLocked(RoleWriter)
+	if err := l.admit(o.ID, o.Token, o.Steal); err != nil {
+		return nil, err
 	}
 	rec := e.records.get(o.ID)
 	if o.Epoch < rec.epoch {
-		return nil, fmt.Errorf("%w: epoch %d of writer %q, the newest is %d", ErrFenced, o.Epoch, o.ID, rec.epoch)
+		return nil, &FencedError{By: o.ID, Epoch: rec.epoch}
 	}
 	rec.epoch = o.Epoch
-	if e.writer != nil {
-		close(e.writer.superseded)
-	}
-	w := &Writer{e: e, out: out, rec: rec, name: o.ID, raw: e.Framing(false).Name == "raw", superseded: make(chan struct{})}
-	if w.name == "" {
-		w.name = randomName("writer")
-	}
+	e.records.keep(rec)
+	w := &Writer{e: e, out: out, rec: rec, raw: e.Framing(false).Name == "raw"}
+	w.tenure = l.begin(o.ID, &o.Claim, nil)
 	w.shift = out.Info().Committed.Message - rec.next
 	w.changed, w.stop = out.Watch()
-	e.writer = w
 	return w, nil
 }
 
-// Close gives the right back. The endpoint stays open.
-func (w *Writer) Close() {
+// Close ends the stream because its client has ended it: it gives the lease
+// back, unless that was acquired before. The endpoint stays open.
+func (w *Writer) Close() { w.leave(true) }
+
+// Cut ends the stream because it was cut: the lease waits for the writer to come
+// back, as long as was asked for, unless nothing can be sent any more. After Close it
+// does nothing.
+func (w *Writer) Cut() { w.leave(w.out.End() != nil) }
+
+func (w *Writer) leave(cleanly bool) {
 	w.stop()
 	w.e.mu.Lock()
 	defer w.e.mu.Unlock()
-	if w.e.writer == w {
-		w.e.writer = nil
-	}
+	w.tenure.lease.leave(w.tenure, cleanly)
 }
+
+// Lease returns the lease that the stream holds, and what proves it; nil when it
+// was lost.
+func (w *Writer) Lease() (Token, *Lease) { return w.e.leaseOf(w.tenure) }
 
 // Watch returns a channel that gets a value when Delivered may have moved or
 // the direction has ended. The caller must call stop.
@@ -111,12 +129,16 @@ func (w *Writer) Watch() (changed <-chan struct{}, stop func()) { return w.out.W
 // Framing returns the framing of what is written.
 func (w *Writer) Framing() pipe.Framing { return w.e.Framing(false) }
 
-// Superseded is closed when a newer stream of the same writer took over.
-func (w *Writer) Superseded() <-chan struct{} { return w.superseded }
+// Lost is closed when the stream has lost the lease; Err says why.
+func (w *Writer) Lost() <-chan struct{} { return w.tenure.lost }
 
 // Err returns why nothing can be sent any more, or why what was sent will never
-// be delivered, or nil.
+// be delivered, or nil. A lease that was lost is ErrSuperseded, by a newer stream
+// of the same writer, or a *FencedError.
 func (w *Writer) Err() error {
+	if err := w.tenure.check(); err != nil {
+		return err
+	}
 	end := w.out.End()
 	switch {
 	case end != nil && end.Cause == pipe.CauseBrokenPipe:
@@ -149,12 +171,45 @@ func (w *Writer) Unfinished() *pipe.UnfinishedError { return w.out.Unfinished() 
 // Delivered returns the position in the writer's sequence below which
 // everything was handed over to the kernel.
 func (w *Writer) Delivered() pipe.Position {
-	p := w.out.Info().Delivered
+	return w.inSequence(w.out.Info().Delivered)
+}
+
+// inSequence turns a position of the direction into one of the writer's
+// sequence.
+func (w *Writer) inSequence(p pipe.Position) pipe.Position {
 	if p.Message <= w.shift {
 		return pipe.Position{Message: 1}
 	}
 	p.Message -= w.shift
 	return p
+}
+
+// Read is the same for what the other end has read, as the kernel says when it is
+// asked: it tells nobody when that changes. The error says why it will go no
+// further: ErrBrokenPipe when nobody is left to read, ErrClosed when it cannot be
+// known any more.
+func (w *Writer) Read() (pipe.Position, error) {
+	gone := w.out.Gone()
+	var closed bool
+	select {
+	case <-w.out.Flushed():
+		closed = true
+	default:
+	}
+	sent := w.out.Info().Committed
+	at := w.out.Read()
+	if all, _ := w.e.ep.AllRead(); all {
+		at = sent // also where the descriptor is closed by now
+	}
+	switch {
+	case !at.Before(sent):
+		return w.inSequence(at), nil
+	case gone:
+		return w.inSequence(at), pipe.ErrBrokenPipe
+	case closed:
+		return w.inSequence(at), fmt.Errorf("%w: nobody can know any more what is read of %s", pipe.ErrClosed, w.e.Ref())
+	}
+	return w.inSequence(at), nil
 }
 
 // An Outgoing is a batch to send: whole messages one after another, or one part
@@ -211,8 +266,8 @@ func (w *Writer) append(ctx context.Context, part pipe.Part) error {
 		}
 		select {
 		case <-w.changed:
-		case <-w.superseded:
-			return ErrSuperseded
+		case <-w.tenure.lost:
+			return w.tenure.why
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -223,8 +278,8 @@ func (w *Writer) append(ctx context.Context, part pipe.Part) error {
 func (w *Writer) tryAppend(part pipe.Part) error {
 	w.e.mu.Lock()
 	defer w.e.mu.Unlock()
-	if w.e.writer != w {
-		return ErrSuperseded
+	if !w.tenure.held() {
+		return w.tenure.reason()
 	}
 	if err := w.out.Append(part); err != nil {
 		if errors.Is(err, pipe.ErrClosed) {
@@ -238,6 +293,7 @@ func (w *Writer) tryAppend(part pipe.Part) error {
 	case !part.More:
 		w.rec.next++
 	}
+	w.e.records.keep(w.rec)
 	return nil
 }
 

@@ -103,7 +103,7 @@ func TestOneWriterAtATime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-a.Superseded()
+	<-a.Lost()
 	if err := a.Send(t.Context(), session.Outgoing{Data: []byte("x")}); !errors.Is(err, session.ErrSuperseded) {
 		t.Errorf("the older stream still writes: %v", err)
 	}

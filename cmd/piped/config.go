@@ -24,6 +24,7 @@ type config struct {
 	Listen            []string        `mapstructure:"listen" yaml:"listen"`
 	Log               logConfig       `mapstructure:"log" yaml:"log"`
 	Limits            limitsConfig    `mapstructure:"limits" yaml:"limits"`
+	Durability        string          `mapstructure:"durability" yaml:"durability"`
 	Retention         retentionConfig `mapstructure:"retention" yaml:"retention"`
 	HeartbeatInterval duration        `mapstructure:"heartbeat_interval" yaml:"heartbeat_interval"`
 	ShutdownGrace     duration        `mapstructure:"shutdown_grace" yaml:"shutdown_grace"`
@@ -36,12 +37,15 @@ type logConfig struct {
 }
 
 type limitsConfig struct {
-	LogSize                 size `mapstructure:"log_size" yaml:"log_size"`
-	TailSize                size `mapstructure:"tail_size" yaml:"tail_size"`
-	MaxMessageSize          size `mapstructure:"max_message_size" yaml:"max_message_size"`
-	MaxStreamsPerConnection int  `mapstructure:"max_streams_per_connection" yaml:"max_streams_per_connection"`
-	MaxPollEndpoints        int  `mapstructure:"max_poll_endpoints" yaml:"max_poll_endpoints"`
-	MaxPageSize             int  `mapstructure:"max_page_size" yaml:"max_page_size"`
+	LogSize                 size     `mapstructure:"log_size" yaml:"log_size"`
+	TailSize                size     `mapstructure:"tail_size" yaml:"tail_size"`
+	MaxMessageSize          size     `mapstructure:"max_message_size" yaml:"max_message_size"`
+	MaxStreamsPerConnection int      `mapstructure:"max_streams_per_connection" yaml:"max_streams_per_connection"`
+	MaxPollEndpoints        int      `mapstructure:"max_poll_endpoints" yaml:"max_poll_endpoints"`
+	MaxPageSize             int      `mapstructure:"max_page_size" yaml:"max_page_size"`
+	LeaseDuration           duration `mapstructure:"lease_duration" yaml:"lease_duration"`
+	MaxLeaseDuration        duration `mapstructure:"max_lease_duration" yaml:"max_lease_duration"`
+	EventsRetained          int      `mapstructure:"events_retained" yaml:"events_retained"`
 }
 
 type retentionConfig struct {
@@ -63,7 +67,11 @@ func defaultConfig() config {
 			MaxStreamsPerConnection: o.MaxStreamsPerConnection,
 			MaxPollEndpoints:        o.MaxPollEndpoints,
 			MaxPageSize:             o.MaxPageSize,
+			LeaseDuration:           duration(o.Sessions.LeaseDuration),
+			MaxLeaseDuration:        duration(o.Sessions.MaxLeaseDuration),
+			EventsRetained:          o.Sessions.EventsRetained,
 		},
+		Durability:        durabilityAuto,
 		Retention:         retentionConfig{EndedFor: duration(o.Sessions.EndedFor), EndedMax: o.Sessions.EndedMax},
 		HeartbeatInterval: duration(o.HeartbeatInterval),
 		ShutdownGrace:     duration(o.ShutdownGrace),
@@ -102,10 +110,14 @@ func settings() []setting {
 		{"limits.max_streams_per_connection", "max-streams-per-connection", "serve up to `N` streams on one connection", d.Limits.MaxStreamsPerConnection},
 		{"limits.max_poll_endpoints", "max-poll-endpoints", "take up to `N` endpoints in one Poll", d.Limits.MaxPollEndpoints},
 		{"limits.max_page_size", "max-page-size", "list up to `N` sessions in one page", d.Limits.MaxPageSize},
+		{"limits.lease_duration", "lease-duration", "a lease lasts this `DURATION` when its request does not say", d.Limits.LeaseDuration},
+		{"limits.max_lease_duration", "max-lease-duration", "a lease lasts this `DURATION` at most", d.Limits.MaxLeaseDuration},
+		{"limits.events_retained", "events-retained", "keep the last `N` events for WatchSessions", d.Limits.EventsRetained},
 		{"retention.ended_for", "ended-for", "keep ended sessions this `DURATION`", d.Retention.EndedFor},
 		{"retention.ended_max", "ended-max", "keep up to `N` ended sessions", d.Retention.EndedMax},
 		{"heartbeat_interval", "heartbeat-interval", "longest silence on a stream, as a `DURATION`", d.HeartbeatInterval},
 		{"shutdown_grace", "shutdown-grace", "`DURATION` that sessions, and then streams, get to end in at shutdown", d.ShutdownGrace},
+		{"durability", "durability", "keep logs in `WHAT`: kernel objects that can outlive the daemon, memory, or auto, which is kernel where that works", d.Durability},
 		{"idle_exit", "idle-exit", "exit after this `DURATION` without sessions and connections; 0s is never", d.IdleExit},
 	}
 }

@@ -100,8 +100,9 @@ func TestEveryKeyHasAFlagAndAVariable(t *testing.T) {
 		"listen": "unix:///other", "log.level": "warn", "log.format": "json",
 		"limits.log_size": "6MiB", "limits.tail_size": "1KiB", "limits.max_message_size": "2MiB",
 		"limits.max_streams_per_connection": "11", "limits.max_poll_endpoints": "12", "limits.max_page_size": "13",
+		"limits.lease_duration": "19s", "limits.max_lease_duration": "20m", "limits.events_retained": "21",
 		"retention.ended_for": "14m", "retention.ended_max": "15",
-		"heartbeat_interval": "16s", "shutdown_grace": "17s", "idle_exit": "18s",
+		"heartbeat_interval": "16s", "shutdown_grace": "17s", "idle_exit": "18s", "durability": "memory",
 	}
 	standard, _, err := loadArgs(t)
 	if err != nil {
@@ -222,6 +223,10 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		{"no streams", "", []string{"--max-streams-per-connection", "0"}, []string{"limits.max_streams_per_connection:", "from 1 to"}},
 		{"no endpoints", "", []string{"--max-poll-endpoints", "-1"}, []string{"limits.max_poll_endpoints:", "from 1 to"}},
 		{"no entries", "", []string{"--max-page-size", "0"}, []string{"limits.max_page_size:", "from 1 to"}},
+		{"no lease", "", []string{"--lease-duration", "0"}, []string{"limits.lease_duration:", "from 1ms to 1h"}},
+		{"a lease beyond the longest", "", []string{"--max-lease-duration", "10s"}, []string{"limits.lease_duration:", `"30s"`, "to 10s"}},
+		{"no longest lease", "", []string{"--max-lease-duration", "0"}, []string{"limits.max_lease_duration:", "from 1ms to"}},
+		{"no events", "", []string{"--events-retained", "0"}, []string{"limits.events_retained:", "from 1 to"}},
 		{"negative retention", "", []string{"--ended-for", "-1s"}, []string{"retention.ended_for:", "from 0s to"}},
 		{"negative count", "", []string{"--ended-max", "-1"}, []string{"retention.ended_max:", "from 0 to"}},
 		{"heartbeat of nothing", "", []string{"--heartbeat-interval", "0"}, []string{"heartbeat_interval:", "from 100ms to 1h"}},

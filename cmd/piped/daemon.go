@@ -31,6 +31,11 @@ func serve(cfg config, log *slog.Logger) error {
 		debug.SetGCPercent(50)
 	}
 
+	durability, err := durable(cfg.Durability)
+	if err != nil {
+		return err
+	}
+
 	// First of all, while nothing else runs: it changes the umask.
 	socks, err := listen(cfg.Listen)
 	if err != nil {
@@ -40,11 +45,14 @@ func serve(cfg config, log *slog.Logger) error {
 
 	k := keeper.New(log)
 	defer func() { warn(log, "keeper not closed", k.Close()) }()
-	reg, err := session.New(cfg.session(), k, log)
+	options := cfg.server()
+	options.Sessions.KernelLogs = durability.kernel
+	options.DurabilityReason, options.Checks = durability.reason, durability.checks
+	reg, err := session.New(options.Sessions, k, log)
 	if err != nil {
 		return err
 	}
-	srv := server.New(reg, cfg.server(), log)
+	srv := server.New(reg, options, log)
 
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -55,7 +63,8 @@ func serve(cfg config, log *slog.Logger) error {
 			}
 		})
 	}
-	log.Info("piped started", "version", buildVersion(), "pid", os.Getpid(), "listen", cfg.Listen)
+	log.Info("piped started", "version", buildVersion(), "pid", os.Getpid(), "listen", cfg.Listen,
+		"kernel_logs", durability.kernel, "reason", durability.reason)
 	err = srv.Serve(ctx, socks.listeners...)
 	cancel(nil)
 	log.Info("piped ended", "reason", context.Cause(ctx))
@@ -120,11 +129,14 @@ func untilIdle(ctx context.Context, d time.Duration, look func() activity) bool 
 // session is the part of the configuration that sessions need.
 func (c config) session() session.Config {
 	return session.Config{
-		LogSize:        int64(c.Limits.LogSize),
-		TailSize:       int64(c.Limits.TailSize),
-		MaxMessageSize: uint64(c.Limits.MaxMessageSize),
-		EndedFor:       time.Duration(c.Retention.EndedFor),
-		EndedMax:       c.Retention.EndedMax,
+		LogSize:          int64(c.Limits.LogSize),
+		TailSize:         int64(c.Limits.TailSize),
+		MaxMessageSize:   uint64(c.Limits.MaxMessageSize),
+		EndedFor:         time.Duration(c.Retention.EndedFor),
+		EndedMax:         c.Retention.EndedMax,
+		LeaseDuration:    time.Duration(c.Limits.LeaseDuration),
+		MaxLeaseDuration: time.Duration(c.Limits.MaxLeaseDuration),
+		EventsRetained:   c.Limits.EventsRetained,
 	}
 }
 

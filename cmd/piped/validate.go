@@ -50,16 +50,21 @@ func (c config) validate() error {
 	if _, err := parseLevel(c.Log.Level); err != nil {
 		refuse("log.level", c.Log.Level, "%v", err)
 	}
+	if d := c.Durability; d != durabilityAuto && d != durabilityKernel && d != durabilityMemory {
+		refuse("durability", d, "want auto, kernel or memory")
+	}
 	if c.Log.Format != formatText && c.Log.Format != formatJSON {
 		refuse("log.format", c.Log.Format, "want text or json")
 	}
-	c.validateLimits(refuse)
 	between := func(key string, value duration, low, high time.Duration) {
 		if d := time.Duration(value); d < low || d > high {
 			refuse(key, value, "want from %v to %v", duration(low), duration(high))
 		}
 	}
+	c.validateLimits(refuse)
 	const year = 8760 * time.Hour
+	between("limits.max_lease_duration", c.Limits.MaxLeaseDuration, time.Millisecond, year)
+	between("limits.lease_duration", c.Limits.LeaseDuration, time.Millisecond, time.Duration(c.Limits.MaxLeaseDuration))
 	between("retention.ended_for", c.Retention.EndedFor, 0, year)
 	between("heartbeat_interval", c.HeartbeatInterval, 100*time.Millisecond, time.Hour)
 	between("shutdown_grace", c.ShutdownGrace, 0, time.Hour)
@@ -88,6 +93,7 @@ func (c config) validateLimits(refuse func(key string, value any, want string, a
 		{"limits.max_streams_per_connection", l.MaxStreamsPerConnection, math.MaxInt32},
 		{"limits.max_poll_endpoints", l.MaxPollEndpoints, 4096},
 		{"limits.max_page_size", l.MaxPageSize, 10_000},
+		{"limits.events_retained", l.EventsRetained, 100_000},
 	}
 	for _, n := range counts {
 		if n.value < 1 || n.value > n.high {

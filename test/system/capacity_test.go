@@ -64,10 +64,10 @@ func TestAsManySessionsAsTheDescriptorLimitAllows(t *testing.T) {
 			name    string
 			process *pipedv1.ProcessSpec
 			pipes   []*pipedv1.PipeSpec
-			most    float64 // descriptors a session
+			most    float64 // descriptors of a session through which nothing has flowed
 		}{
-			{"pipes", nil, []*pipedv1.PipeSpec{framed("", "line")}, 2},
-			{"processes", &pipedv1.ProcessSpec{Args: []string{"sleep", "1000"}}, nil, 5},
+			{"pipes", nil, []*pipedv1.PipeSpec{framed("", "line")}, 3},
+			{"processes", &pipedv1.ProcessSpec{Args: []string{"sh", "-c", "cat; exec cat >&2"}}, nil, 5},
 		} {
 			t.Run(kind.name+" at "+strconv.FormatUint(limit, 10), func(t *testing.T) {
 				pid, p := startLimited(t, limit)
@@ -81,8 +81,14 @@ func TestAsManySessionsAsTheDescriptorLimitAllows(t *testing.T) {
 				used := descriptors(t, pid)
 				each := float64(used-before) / float64(len(names))
 				t.Logf("%d sessions at once, %.2f descriptors each; %d of %d in use", len(names), each, used, limit)
-				if each > kind.most || uint64(used) < limit/2 {
-					t.Errorf("%.2f descriptors each, %d of %d in use; want at most %.0f each, and most in use", each, used, limit, kind.most)
+				if each > kind.most {
+					t.Errorf("%.2f descriptors each, want at most %.0f", each, kind.most)
+				}
+				flowThroughAll(p, names)
+				used = descriptors(t, pid)
+				t.Logf("%.2f descriptors each after something has flowed; %d of %d in use", float64(used-before)/float64(len(names)), used, limit)
+				if uint64(used) < limit/2 {
+					t.Errorf("%d of %d descriptors in use, want most", used, limit)
 				}
 				wantAlive(p, names)
 				for _, name := range names {
@@ -106,6 +112,27 @@ func createAll(p *peer, req *pipedv1.CreateSessionRequest) ([]string, error) {
 			return names, err
 		}
 		names = append(names, resp.GetSession().GetName())
+	}
+}
+
+// flowThroughAll sends something each way through every session: at the limit,
+// what was created has room for its logs.
+func flowThroughAll(p *peer, names []string) {
+	p.t.Helper()
+	for _, name := range names {
+		if len(p.get(name).GetProcesses()) > 0 {
+			p.write(at(name, "", 1), "there and back")
+			if got := p.read(at(name, "", 1)); got != "there and back" {
+				p.t.Fatalf("%s: read %q", name, got)
+			}
+			continue
+		}
+		for from, to := range map[uint32]uint32{1: 2, 2: 1} {
+			p.write(at(name, "", from), "through")
+			if got := p.read(at(name, "", to)); got != "through" {
+				p.t.Fatalf("%s: read %q", name, got)
+			}
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ package pipedv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -109,7 +110,9 @@ const (
 	AckLevel_ACK_LEVEL_COMMITTED AckLevel = 1
 	// It lies in the kernel's buffer of the other end.
 	AckLevel_ACK_LEVEL_DELIVERED AckLevel = 2
-	// The process at the other end has read it.
+	// The other end has read it. The kernel gives no notice of that, so it is
+	// looked at only while somebody asks, and may be told late. On a socket it is
+	// known only when everything that was handed over has been read.
 	AckLevel_ACK_LEVEL_READ AckLevel = 3
 )
 
@@ -154,6 +157,59 @@ func (x AckLevel) Number() protoreflect.EnumNumber {
 // Deprecated: Use AckLevel.Descriptor instead.
 func (AckLevel) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_delivery_proto_rawDescGZIP(), []int{1}
+}
+
+// LeaseRole is the right that a lease gives.
+type LeaseRole int32
+
+const (
+	// Never sent.
+	LeaseRole_LEASE_ROLE_UNSPECIFIED LeaseRole = 0
+	// To send.
+	LeaseRole_LEASE_ROLE_WRITER LeaseRole = 1
+	// To receive and acknowledge.
+	LeaseRole_LEASE_ROLE_CONSUMER LeaseRole = 2
+)
+
+// Enum value maps for LeaseRole.
+var (
+	LeaseRole_name = map[int32]string{
+		0: "LEASE_ROLE_UNSPECIFIED",
+		1: "LEASE_ROLE_WRITER",
+		2: "LEASE_ROLE_CONSUMER",
+	}
+	LeaseRole_value = map[string]int32{
+		"LEASE_ROLE_UNSPECIFIED": 0,
+		"LEASE_ROLE_WRITER":      1,
+		"LEASE_ROLE_CONSUMER":    2,
+	}
+)
+
+func (x LeaseRole) Enum() *LeaseRole {
+	p := new(LeaseRole)
+	*p = x
+	return p
+}
+
+func (x LeaseRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LeaseRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_delivery_proto_enumTypes[2].Descriptor()
+}
+
+func (LeaseRole) Type() protoreflect.EnumType {
+	return &file_piped_v1_delivery_proto_enumTypes[2]
+}
+
+func (x LeaseRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LeaseRole.Descriptor instead.
+func (LeaseRole) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_delivery_proto_rawDescGZIP(), []int{2}
 }
 
 // A Position is a boundary in one direction of a pipe: every message below
@@ -535,11 +591,88 @@ func (x *End) GetDetail() string {
 	return ""
 }
 
+// A Lease is the right to write into an endpoint, or to consume from it. One
+// client has it at a time. A stream holds it while it is open; it outlives the
+// stream, or needs none, for as long as was asked for.
+type Lease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which right.
+	Role LeaseRole `protobuf:"varint,1,opt,name=role,proto3,enum=piped.v1.LeaseRole" json:"role,omitempty"`
+	// Who has it: the writer_id, consumer_id or holder that was given, or a
+	// generated name.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Grows by one each time that the right goes to another holder, or to another
+	// life of the same holder: one that came by the name, without the lease_token.
+	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// When it ends unless it is renewed. Absent while a stream holds it.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_piped_v1_delivery_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_delivery_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_piped_v1_delivery_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Lease) GetRole() LeaseRole {
+	if x != nil {
+		return x.Role
+	}
+	return LeaseRole_LEASE_ROLE_UNSPECIFIED
+}
+
+func (x *Lease) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *Lease) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Lease) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 var File_piped_v1_delivery_proto protoreflect.FileDescriptor
 
 const file_piped_v1_delivery_proto_rawDesc = "" +
 	"\n" +
-	"\x17piped/v1/delivery.proto\x12\bpiped.v1\"^\n" +
+	"\x17piped/v1/delivery.proto\x12\bpiped.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"^\n" +
 	"\bPosition\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\x04R\amessage\x12\x16\n" +
@@ -567,7 +700,13 @@ const file_piped_v1_delivery_proto_rawDesc = "" +
 	"\x05cause\x18\x01 \x01(\x0e2\x12.piped.v1.EndCauseR\x05cause\x12.\n" +
 	"\bposition\x18\x02 \x01(\v2\x12.piped.v1.PositionR\bposition\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
-	"\x06detail\x18\x04 \x01(\tR\x06detail*\xf8\x01\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x9b\x01\n" +
+	"\x05Lease\x12'\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x13.piped.v1.LeaseRoleR\x04role\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime*\xf8\x01\n" +
 	"\bEndCause\x12\x19\n" +
 	"\x15END_CAUSE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10END_CAUSE_CLOSED\x10\x01\x12\x13\n" +
@@ -582,7 +721,11 @@ const file_piped_v1_delivery_proto_rawDesc = "" +
 	"\x15ACK_LEVEL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACK_LEVEL_COMMITTED\x10\x01\x12\x17\n" +
 	"\x13ACK_LEVEL_DELIVERED\x10\x02\x12\x12\n" +
-	"\x0eACK_LEVEL_READ\x10\x03B\x8f\x01\n" +
+	"\x0eACK_LEVEL_READ\x10\x03*W\n" +
+	"\tLeaseRole\x12\x1a\n" +
+	"\x16LEASE_ROLE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11LEASE_ROLE_WRITER\x10\x01\x12\x17\n" +
+	"\x13LEASE_ROLE_CONSUMER\x10\x02B\x8f\x01\n" +
 	"\fcom.piped.v1B\rDeliveryProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
 var (
@@ -597,28 +740,33 @@ func file_piped_v1_delivery_proto_rawDescGZIP() []byte {
 	return file_piped_v1_delivery_proto_rawDescData
 }
 
-var file_piped_v1_delivery_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_piped_v1_delivery_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_piped_v1_delivery_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_piped_v1_delivery_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_piped_v1_delivery_proto_goTypes = []any{
-	(EndCause)(0),     // 0: piped.v1.EndCause
-	(AckLevel)(0),     // 1: piped.v1.AckLevel
-	(*Position)(nil),  // 2: piped.v1.Position
-	(*Batch)(nil),     // 3: piped.v1.Batch
-	(*Gap)(nil),       // 4: piped.v1.Gap
-	(*Heartbeat)(nil), // 5: piped.v1.Heartbeat
-	(*End)(nil),       // 6: piped.v1.End
+	(EndCause)(0),                 // 0: piped.v1.EndCause
+	(AckLevel)(0),                 // 1: piped.v1.AckLevel
+	(LeaseRole)(0),                // 2: piped.v1.LeaseRole
+	(*Position)(nil),              // 3: piped.v1.Position
+	(*Batch)(nil),                 // 4: piped.v1.Batch
+	(*Gap)(nil),                   // 5: piped.v1.Gap
+	(*Heartbeat)(nil),             // 6: piped.v1.Heartbeat
+	(*End)(nil),                   // 7: piped.v1.End
+	(*Lease)(nil),                 // 8: piped.v1.Lease
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_piped_v1_delivery_proto_depIdxs = []int32{
-	2, // 0: piped.v1.Batch.first:type_name -> piped.v1.Position
-	2, // 1: piped.v1.Gap.from:type_name -> piped.v1.Position
-	2, // 2: piped.v1.Gap.to:type_name -> piped.v1.Position
+	3, // 0: piped.v1.Batch.first:type_name -> piped.v1.Position
+	3, // 1: piped.v1.Gap.from:type_name -> piped.v1.Position
+	3, // 2: piped.v1.Gap.to:type_name -> piped.v1.Position
 	0, // 3: piped.v1.End.cause:type_name -> piped.v1.EndCause
-	2, // 4: piped.v1.End.position:type_name -> piped.v1.Position
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3, // 4: piped.v1.End.position:type_name -> piped.v1.Position
+	2, // 5: piped.v1.Lease.role:type_name -> piped.v1.LeaseRole
+	9, // 6: piped.v1.Lease.expire_time:type_name -> google.protobuf.Timestamp
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_delivery_proto_init() }
@@ -631,8 +779,8 @@ func file_piped_v1_delivery_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_delivery_proto_rawDesc), len(file_piped_v1_delivery_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   5,
+			NumEnums:      3,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

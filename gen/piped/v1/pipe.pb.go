@@ -231,20 +231,34 @@ type SendOpen struct {
 	// The endpoint to send into.
 	Endpoint *EndpointRef `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// Names the writer across streams, at most 128 bytes. With it a repeated
-	// message is acknowledged and not written again. Empty: this stream is a
+	// message is acknowledged and not written again. An endpoint remembers the
+	// 1,024 ids that were used last of those that sent something or claimed an
+	// epoch; one that is forgotten begins at 1 again. Empty: this stream is a
 	// writer of its own and nothing is remembered of it.
 	WriterId string `protobuf:"bytes,2,opt,name=writer_id,json=writerId,proto3" json:"writer_id,omitempty"`
 	// Epoch of the writer. A stream with a lower epoch than the highest seen for
 	// this writer_id is refused with FENCED.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Proof of a lease. Leases do not exist yet, so it must be empty.
+	// Proof of a lease that the caller has: AcquireLeaseResponse.lease_token or
+	// SendOpened.lease_token. A token whose lease has ended is refused with FENCED.
+	// Empty: take the lease if nobody else has it. If this writer_id has it, the
+	// stream is another life of the same writer: it gets a new epoch and a new
+	// token, and the token of the life before is FENCED. A lease that was acquired
+	// keeps its token.
 	LeaseToken []byte `protobuf:"bytes,4,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
-	// The level at which acknowledgements are wanted. READ is not offered yet.
+	// The level at which acknowledgements are wanted.
 	AckLevel AckLevel `protobuf:"varint,5,opt,name=ack_level,json=ackLevel,proto3,enum=piped.v1.AckLevel" json:"ack_level,omitempty"`
 	// Longest silence from the server. 0 means Limits.heartbeat_interval.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,6,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// How long the lease outlives the stream when that is cut, so that the writer
+	// can come back; at most Limits.max_lease_duration. 0: it ends with the stream,
+	// but a lease that was acquired before keeps its own duration.
+	LeaseDuration *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// Take the lease from whoever has it. A lease_token that proves nothing any
+	// more is refused with FENCED all the same.
+	Steal         bool `protobuf:"varint,8,opt,name=steal,proto3" json:"steal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SendOpen) Reset() {
@@ -317,6 +331,20 @@ func (x *SendOpen) GetHeartbeatInterval() *durationpb.Duration {
 		return x.HeartbeatInterval
 	}
 	return nil
+}
+
+func (x *SendOpen) GetLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseDuration
+	}
+	return nil
+}
+
+func (x *SendOpen) GetSteal() bool {
+	if x != nil {
+		return x.Steal
+	}
+	return false
 }
 
 // SendResponse is one server message of Send.
@@ -435,7 +463,11 @@ type SendOpened struct {
 	Unfinished *UnfinishedMessage `protobuf:"bytes,2,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
 	// The framing name; in "raw" a batch of n bytes moves the position on by n
 	// messages, and no message comes in parts.
-	Framing       string `protobuf:"bytes,3,opt,name=framing,proto3" json:"framing,omitempty"`
+	Framing string `protobuf:"bytes,3,opt,name=framing,proto3" json:"framing,omitempty"`
+	// Proof of the lease that the stream holds.
+	LeaseToken []byte `protobuf:"bytes,4,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// The lease.
+	Lease         *Lease `protobuf:"bytes,5,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +521,20 @@ func (x *SendOpened) GetFraming() string {
 		return x.Framing
 	}
 	return ""
+}
+
+func (x *SendOpened) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *SendOpened) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
 }
 
 // UnfinishedMessage is a message of which only parts were sent.
@@ -699,7 +745,7 @@ type RecvOpen struct {
 	// same id takes over from the older one. Otherwise a second consumer is
 	// refused with BUSY_READER.
 	ConsumerId string `protobuf:"bytes,3,opt,name=consumer_id,json=consumerId,proto3" json:"consumer_id,omitempty"`
-	// Proof of a lease. Leases do not exist yet, so it must be empty.
+	// Proof of a lease that the caller has; see SendOpen.lease_token.
 	LeaseToken []byte `protobuf:"bytes,4,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
 	// Where to start. Unspecified: a consumer at the first message that is not
 	// acknowledged, an observer at the oldest retained.
@@ -734,7 +780,16 @@ type RecvOpen struct {
 	StopAtNow bool `protobuf:"varint,15,opt,name=stop_at_now,json=stopAtNow,proto3" json:"stop_at_now,omitempty"`
 	// Receive even though a process holds a copy of the same end and may read
 	// the same bytes.
-	Force         bool `protobuf:"varint,16,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,16,opt,name=force,proto3" json:"force,omitempty"`
+	// How long a consumer's lease outlives the stream when that is cut; see
+	// SendOpen.lease_duration.
+	LeaseDuration *durationpb.Duration `protobuf:"bytes,17,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// Take the consumer's lease from whoever has it; see SendOpen.steal.
+	Steal bool `protobuf:"varint,18,opt,name=steal,proto3" json:"steal,omitempty"`
+	// An observer looks at what clients send into the endpoint instead of at what
+	// comes out of it. What the other end has read is gone from there, but for what
+	// shares a page with what it has not.
+	Sent          bool `protobuf:"varint,19,opt,name=sent,proto3" json:"sent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -877,6 +932,27 @@ func (x *RecvOpen) GetStopAtNow() bool {
 func (x *RecvOpen) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *RecvOpen) GetLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseDuration
+	}
+	return nil
+}
+
+func (x *RecvOpen) GetSteal() bool {
+	if x != nil {
+		return x.Steal
+	}
+	return false
+}
+
+func (x *RecvOpen) GetSent() bool {
+	if x != nil {
+		return x.Sent
 	}
 	return false
 }
@@ -1072,7 +1148,11 @@ type RecvOpened struct {
 	Position *Position `protobuf:"bytes,1,opt,name=position,proto3" json:"position,omitempty"`
 	// The framing name; in "raw" a batch of n bytes moves the position on by n
 	// messages.
-	Framing       string `protobuf:"bytes,2,opt,name=framing,proto3" json:"framing,omitempty"`
+	Framing string `protobuf:"bytes,2,opt,name=framing,proto3" json:"framing,omitempty"`
+	// Proof of the lease that the stream holds; only for a consumer.
+	LeaseToken []byte `protobuf:"bytes,3,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// The lease; only for a consumer.
+	Lease         *Lease `protobuf:"bytes,4,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1119,6 +1199,20 @@ func (x *RecvOpened) GetFraming() string {
 		return x.Framing
 	}
 	return ""
+}
+
+func (x *RecvOpened) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *RecvOpened) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
 }
 
 // CloseRequest closes an endpoint.
@@ -1609,7 +1703,9 @@ type ReadRequest struct {
 	// no limit.
 	MaxMessageSize *int64 `protobuf:"varint,7,opt,name=max_message_size,json=maxMessageSize,proto3,oneof" json:"max_message_size,omitempty"`
 	// Receive even though a process holds a copy of the same end.
-	Force         bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,8,opt,name=force,proto3" json:"force,omitempty"`
+	// Proof of the consumer's lease, if the caller has it.
+	LeaseToken    []byte `protobuf:"bytes,9,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1700,6 +1796,13 @@ func (x *ReadRequest) GetForce() bool {
 	return false
 }
 
+func (x *ReadRequest) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
 // ReadResponse returns messages. The end of the direction is an error:
 // OUT_OF_RANGE/EOF, or once before it PEER_RESET, TRUNCATED_FRAME, BAD_FRAME
 // or FRAME_OVER_LIMIT.
@@ -1776,7 +1879,11 @@ type WriteRequest struct {
 	// Names the writer; see SendOpen.writer_id.
 	WriterId string `protobuf:"bytes,3,opt,name=writer_id,json=writerId,proto3" json:"writer_id,omitempty"`
 	// Sequence number of the first message. 0 means the next.
-	Sequence      uint64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Proof of the writer's lease, if the caller has it.
+	LeaseToken []byte `protobuf:"bytes,5,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// Epoch of the writer; see SendOpen.epoch.
+	Epoch         uint64 `protobuf:"varint,6,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1839,6 +1946,20 @@ func (x *WriteRequest) GetSequence() uint64 {
 	return 0
 }
 
+func (x *WriteRequest) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *WriteRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 // WriteResponse says what was taken.
 type WriteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1885,6 +2006,249 @@ func (x *WriteResponse) GetExpected() *Position {
 	return nil
 }
 
+// AcquireLeaseRequest takes or renews a lease.
+type AcquireLeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The endpoint.
+	Endpoint *EndpointRef `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// To write or to consume.
+	Role LeaseRole `protobuf:"varint,2,opt,name=role,proto3,enum=piped.v1.LeaseRole" json:"role,omitempty"`
+	// Names the caller, at most 128 bytes: a writer_id or consumer_id, which then
+	// shares the lease. Empty: a generated name.
+	Holder string `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	// How long from now, or from the end of the stream that holds it. 0 means
+	// Limits.lease_duration; at most Limits.max_lease_duration.
+	Duration *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Renew the lease that this proves. One that has ended is refused with
+	// FENCED. Without it the holder renews what it acquired before; of a lease that
+	// came with a stream it is another life, see SendOpen.lease_token.
+	LeaseToken []byte `protobuf:"bytes,5,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// Take the lease from whoever has it. The loser's stream ends with FENCED. A
+	// lease_token that proves nothing any more is refused all the same.
+	Steal         bool `protobuf:"varint,6,opt,name=steal,proto3" json:"steal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireLeaseRequest) Reset() {
+	*x = AcquireLeaseRequest{}
+	mi := &file_piped_v1_pipe_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireLeaseRequest) ProtoMessage() {}
+
+func (x *AcquireLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_pipe_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireLeaseRequest.ProtoReflect.Descriptor instead.
+func (*AcquireLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_pipe_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AcquireLeaseRequest) GetEndpoint() *EndpointRef {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *AcquireLeaseRequest) GetRole() LeaseRole {
+	if x != nil {
+		return x.Role
+	}
+	return LeaseRole_LEASE_ROLE_UNSPECIFIED
+}
+
+func (x *AcquireLeaseRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *AcquireLeaseRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *AcquireLeaseRequest) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *AcquireLeaseRequest) GetSteal() bool {
+	if x != nil {
+		return x.Steal
+	}
+	return false
+}
+
+// AcquireLeaseResponse returns the lease.
+type AcquireLeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Proves the lease.
+	LeaseToken []byte `protobuf:"bytes,1,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// The lease.
+	Lease         *Lease `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcquireLeaseResponse) Reset() {
+	*x = AcquireLeaseResponse{}
+	mi := &file_piped_v1_pipe_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcquireLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcquireLeaseResponse) ProtoMessage() {}
+
+func (x *AcquireLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_pipe_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcquireLeaseResponse.ProtoReflect.Descriptor instead.
+func (*AcquireLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_pipe_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AcquireLeaseResponse) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *AcquireLeaseResponse) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// ReleaseLeaseRequest gives a lease back.
+type ReleaseLeaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The endpoint.
+	Endpoint *EndpointRef `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Proves the lease.
+	LeaseToken    []byte `protobuf:"bytes,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLeaseRequest) Reset() {
+	*x = ReleaseLeaseRequest{}
+	mi := &file_piped_v1_pipe_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLeaseRequest) ProtoMessage() {}
+
+func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_pipe_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLeaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_pipe_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReleaseLeaseRequest) GetEndpoint() *EndpointRef {
+	if x != nil {
+		return x.Endpoint
+	}
+	return nil
+}
+
+func (x *ReleaseLeaseRequest) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+// ReleaseLeaseResponse is empty.
+type ReleaseLeaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLeaseResponse) Reset() {
+	*x = ReleaseLeaseResponse{}
+	mi := &file_piped_v1_pipe_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLeaseResponse) ProtoMessage() {}
+
+func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_pipe_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLeaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_pipe_proto_rawDescGZIP(), []int{25}
+}
+
 var File_piped_v1_pipe_proto protoreflect.FileDescriptor
 
 const file_piped_v1_pipe_proto_rawDesc = "" +
@@ -1893,7 +2257,7 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\vSendRequest\x12(\n" +
 	"\x04open\x18\x01 \x01(\v2\x12.piped.v1.SendOpenH\x00R\x04open\x12'\n" +
 	"\x05batch\x18\x02 \x01(\v2\x0f.piped.v1.BatchH\x00R\x05batchB\t\n" +
-	"\arequest\"\x8c\x02\n" +
+	"\arequest\"\xe4\x02\n" +
 	"\bSendOpen\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12\x1b\n" +
 	"\twriter_id\x18\x02 \x01(\tR\bwriterId\x12\x14\n" +
@@ -1901,20 +2265,25 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\vlease_token\x18\x04 \x01(\fR\n" +
 	"leaseToken\x12/\n" +
 	"\tack_level\x18\x05 \x01(\x0e2\x12.piped.v1.AckLevelR\backLevel\x12H\n" +
-	"\x12heartbeat_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"\xa6\x01\n" +
+	"\x12heartbeat_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12@\n" +
+	"\x0elease_duration\x18\a \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x14\n" +
+	"\x05steal\x18\b \x01(\bR\x05steal\"\xa6\x01\n" +
 	"\fSendResponse\x12.\n" +
 	"\x06opened\x18\x01 \x01(\v2\x14.piped.v1.SendOpenedH\x00R\x06opened\x12%\n" +
 	"\x03ack\x18\x02 \x01(\v2\x11.piped.v1.SendAckH\x00R\x03ack\x123\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
 	"\n" +
-	"\bresponse\"\x93\x01\n" +
+	"\bresponse\"\xdb\x01\n" +
 	"\n" +
 	"SendOpened\x12.\n" +
 	"\bexpected\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bexpected\x12;\n" +
 	"\n" +
 	"unfinished\x18\x02 \x01(\v2\x1b.piped.v1.UnfinishedMessageR\n" +
 	"unfinished\x12\x18\n" +
-	"\aframing\x18\x03 \x01(\tR\aframing\"=\n" +
+	"\aframing\x18\x03 \x01(\tR\aframing\x12\x1f\n" +
+	"\vlease_token\x18\x04 \x01(\fR\n" +
+	"leaseToken\x12%\n" +
+	"\x05lease\x18\x05 \x01(\v2\x0f.piped.v1.LeaseR\x05lease\"=\n" +
 	"\x11UnfinishedMessage\x12\x12\n" +
 	"\x04have\x18\x01 \x01(\x04R\x04have\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x04R\x05total\"c\n" +
@@ -1924,7 +2293,7 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\vRecvRequest\x12(\n" +
 	"\x04open\x18\x01 \x01(\v2\x12.piped.v1.RecvOpenH\x00R\x04open\x12%\n" +
 	"\x03ack\x18\x02 \x01(\v2\x11.piped.v1.RecvAckH\x00R\x03ackB\t\n" +
-	"\arequest\"\x9e\x05\n" +
+	"\arequest\"\x8a\x06\n" +
 	"\bRecvOpen\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12&\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x12.piped.v1.RecvModeR\x04mode\x12\x1f\n" +
@@ -1944,7 +2313,10 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\fkeep_framing\x18\r \x01(\bR\vkeepFraming\x12H\n" +
 	"\x12heartbeat_interval\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x1e\n" +
 	"\vstop_at_now\x18\x0f \x01(\bR\tstopAtNow\x12\x14\n" +
-	"\x05force\x18\x10 \x01(\bR\x05force\"9\n" +
+	"\x05force\x18\x10 \x01(\bR\x05force\x12@\n" +
+	"\x0elease_duration\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x14\n" +
+	"\x05steal\x18\x12 \x01(\bR\x05steal\x12\x12\n" +
+	"\x04sent\x18\x13 \x01(\bR\x04sent\"9\n" +
 	"\aRecvAck\x12.\n" +
 	"\bposition\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bposition\"\xee\x01\n" +
 	"\fRecvResponse\x12.\n" +
@@ -1954,11 +2326,14 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\theartbeat\x18\x04 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeat\x12!\n" +
 	"\x03end\x18\x05 \x01(\v2\r.piped.v1.EndH\x00R\x03endB\n" +
 	"\n" +
-	"\bresponse\"V\n" +
+	"\bresponse\"\x9e\x01\n" +
 	"\n" +
 	"RecvOpened\x12.\n" +
 	"\bposition\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bposition\x12\x18\n" +
-	"\aframing\x18\x02 \x01(\tR\aframing\"\xa9\x01\n" +
+	"\aframing\x18\x02 \x01(\tR\aframing\x12\x1f\n" +
+	"\vlease_token\x18\x03 \x01(\fR\n" +
+	"leaseToken\x12%\n" +
+	"\x05lease\x18\x04 \x01(\v2\x0f.piped.v1.LeaseR\x05lease\"\xa9\x01\n" +
 	"\fCloseRequest\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12\x1b\n" +
 	"\tsend_only\x18\x02 \x01(\bR\bsendOnly\x12\x18\n" +
@@ -1987,7 +2362,7 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\bR\amessage\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\bR\x04data\x12\x10\n" +
-	"\x03end\x18\x04 \x01(\bR\x03end\"\xf1\x02\n" +
+	"\x03end\x18\x04 \x01(\bR\x03end\"\x92\x03\n" +
 	"\vReadRequest\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x124\n" +
 	"\vacknowledge\x18\x02 \x01(\v2\x12.piped.v1.PositionR\vacknowledge\x12\x19\n" +
@@ -1996,21 +2371,43 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\fmax_messages\x18\x05 \x01(\rR\vmaxMessages\x12\x1b\n" +
 	"\tmax_bytes\x18\x06 \x01(\rR\bmaxBytes\x12-\n" +
 	"\x10max_message_size\x18\a \x01(\x03H\x01R\x0emaxMessageSize\x88\x01\x01\x12\x14\n" +
-	"\x05force\x18\b \x01(\bR\x05forceB\n" +
+	"\x05force\x18\b \x01(\bR\x05force\x12\x1f\n" +
+	"\vlease_token\x18\t \x01(\fR\n" +
+	"leaseTokenB\n" +
 	"\n" +
 	"\b_timeoutB\x13\n" +
 	"\x11_max_message_size\"~\n" +
 	"\fReadResponse\x12%\n" +
 	"\x05batch\x18\x01 \x01(\v2\x0f.piped.v1.BatchR\x05batch\x12&\n" +
 	"\x04next\x18\x02 \x01(\v2\x12.piped.v1.PositionR\x04next\x12\x1f\n" +
-	"\x03gap\x18\x03 \x01(\v2\r.piped.v1.GapR\x03gap\"\x96\x01\n" +
+	"\x03gap\x18\x03 \x01(\v2\r.piped.v1.GapR\x03gap\"\xcd\x01\n" +
 	"\fWriteRequest\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12\x1a\n" +
 	"\bmessages\x18\x02 \x03(\fR\bmessages\x12\x1b\n" +
 	"\twriter_id\x18\x03 \x01(\tR\bwriterId\x12\x1a\n" +
-	"\bsequence\x18\x04 \x01(\x04R\bsequence\"?\n" +
+	"\bsequence\x18\x04 \x01(\x04R\bsequence\x12\x1f\n" +
+	"\vlease_token\x18\x05 \x01(\fR\n" +
+	"leaseToken\x12\x14\n" +
+	"\x05epoch\x18\x06 \x01(\x04R\x05epoch\"?\n" +
 	"\rWriteResponse\x12.\n" +
-	"\bexpected\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bexpected*S\n" +
+	"\bexpected\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bexpected\"\xf7\x01\n" +
+	"\x13AcquireLeaseRequest\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12'\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x13.piped.v1.LeaseRoleR\x04role\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\x125\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x1f\n" +
+	"\vlease_token\x18\x05 \x01(\fR\n" +
+	"leaseToken\x12\x14\n" +
+	"\x05steal\x18\x06 \x01(\bR\x05steal\"^\n" +
+	"\x14AcquireLeaseResponse\x12\x1f\n" +
+	"\vlease_token\x18\x01 \x01(\fR\n" +
+	"leaseToken\x12%\n" +
+	"\x05lease\x18\x02 \x01(\v2\x0f.piped.v1.LeaseR\x05lease\"i\n" +
+	"\x13ReleaseLeaseRequest\x121\n" +
+	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\fR\n" +
+	"leaseToken\"\x16\n" +
+	"\x14ReleaseLeaseResponse*S\n" +
 	"\bRecvMode\x12\x19\n" +
 	"\x15RECV_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11RECV_MODE_CONSUME\x10\x01\x12\x15\n" +
@@ -2020,14 +2417,16 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\x12RECV_START_UNACKED\x10\x01\x12\x15\n" +
 	"\x11RECV_START_OLDEST\x10\x02\x12\x12\n" +
 	"\x0eRECV_START_NOW\x10\x03\x12\x17\n" +
-	"\x13RECV_START_POSITION\x10\x042\xe7\x02\n" +
+	"\x13RECV_START_POSITION\x10\x042\x85\x04\n" +
 	"\vPipeService\x129\n" +
 	"\x04Send\x12\x15.piped.v1.SendRequest\x1a\x16.piped.v1.SendResponse(\x010\x01\x129\n" +
 	"\x04Recv\x12\x15.piped.v1.RecvRequest\x1a\x16.piped.v1.RecvResponse(\x010\x01\x12:\n" +
 	"\x05Close\x12\x16.piped.v1.CloseRequest\x1a\x17.piped.v1.CloseResponse0\x01\x125\n" +
 	"\x04Poll\x12\x15.piped.v1.PollRequest\x1a\x16.piped.v1.PollResponse\x125\n" +
 	"\x04Read\x12\x15.piped.v1.ReadRequest\x1a\x16.piped.v1.ReadResponse\x128\n" +
-	"\x05Write\x12\x16.piped.v1.WriteRequest\x1a\x17.piped.v1.WriteResponseB\x8b\x01\n" +
+	"\x05Write\x12\x16.piped.v1.WriteRequest\x1a\x17.piped.v1.WriteResponse\x12M\n" +
+	"\fAcquireLease\x12\x1d.piped.v1.AcquireLeaseRequest\x1a\x1e.piped.v1.AcquireLeaseResponse\x12M\n" +
+	"\fReleaseLease\x12\x1d.piped.v1.ReleaseLeaseRequest\x1a\x1e.piped.v1.ReleaseLeaseResponseB\x8b\x01\n" +
 	"\fcom.piped.v1B\tPipeProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
 var (
@@ -2043,102 +2442,121 @@ func file_piped_v1_pipe_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_pipe_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_piped_v1_pipe_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_piped_v1_pipe_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_piped_v1_pipe_proto_goTypes = []any{
-	(RecvMode)(0),               // 0: piped.v1.RecvMode
-	(RecvStart)(0),              // 1: piped.v1.RecvStart
-	(*SendRequest)(nil),         // 2: piped.v1.SendRequest
-	(*SendOpen)(nil),            // 3: piped.v1.SendOpen
-	(*SendResponse)(nil),        // 4: piped.v1.SendResponse
-	(*SendOpened)(nil),          // 5: piped.v1.SendOpened
-	(*UnfinishedMessage)(nil),   // 6: piped.v1.UnfinishedMessage
-	(*SendAck)(nil),             // 7: piped.v1.SendAck
-	(*RecvRequest)(nil),         // 8: piped.v1.RecvRequest
-	(*RecvOpen)(nil),            // 9: piped.v1.RecvOpen
-	(*RecvAck)(nil),             // 10: piped.v1.RecvAck
-	(*RecvResponse)(nil),        // 11: piped.v1.RecvResponse
-	(*RecvOpened)(nil),          // 12: piped.v1.RecvOpened
-	(*CloseRequest)(nil),        // 13: piped.v1.CloseRequest
-	(*CloseResponse)(nil),       // 14: piped.v1.CloseResponse
-	(*ClosePending)(nil),        // 15: piped.v1.ClosePending
-	(*Closed)(nil),              // 16: piped.v1.Closed
-	(*PollRequest)(nil),         // 17: piped.v1.PollRequest
-	(*PollResponse)(nil),        // 18: piped.v1.PollResponse
-	(*Readiness)(nil),           // 19: piped.v1.Readiness
-	(*ReadRequest)(nil),         // 20: piped.v1.ReadRequest
-	(*ReadResponse)(nil),        // 21: piped.v1.ReadResponse
-	(*WriteRequest)(nil),        // 22: piped.v1.WriteRequest
-	(*WriteResponse)(nil),       // 23: piped.v1.WriteResponse
-	(*Batch)(nil),               // 24: piped.v1.Batch
-	(*EndpointRef)(nil),         // 25: piped.v1.EndpointRef
-	(AckLevel)(0),               // 26: piped.v1.AckLevel
-	(*durationpb.Duration)(nil), // 27: google.protobuf.Duration
-	(*Heartbeat)(nil),           // 28: piped.v1.Heartbeat
-	(*Position)(nil),            // 29: piped.v1.Position
-	(*Gap)(nil),                 // 30: piped.v1.Gap
-	(*End)(nil),                 // 31: piped.v1.End
-	(*Process)(nil),             // 32: piped.v1.Process
+	(RecvMode)(0),                // 0: piped.v1.RecvMode
+	(RecvStart)(0),               // 1: piped.v1.RecvStart
+	(*SendRequest)(nil),          // 2: piped.v1.SendRequest
+	(*SendOpen)(nil),             // 3: piped.v1.SendOpen
+	(*SendResponse)(nil),         // 4: piped.v1.SendResponse
+	(*SendOpened)(nil),           // 5: piped.v1.SendOpened
+	(*UnfinishedMessage)(nil),    // 6: piped.v1.UnfinishedMessage
+	(*SendAck)(nil),              // 7: piped.v1.SendAck
+	(*RecvRequest)(nil),          // 8: piped.v1.RecvRequest
+	(*RecvOpen)(nil),             // 9: piped.v1.RecvOpen
+	(*RecvAck)(nil),              // 10: piped.v1.RecvAck
+	(*RecvResponse)(nil),         // 11: piped.v1.RecvResponse
+	(*RecvOpened)(nil),           // 12: piped.v1.RecvOpened
+	(*CloseRequest)(nil),         // 13: piped.v1.CloseRequest
+	(*CloseResponse)(nil),        // 14: piped.v1.CloseResponse
+	(*ClosePending)(nil),         // 15: piped.v1.ClosePending
+	(*Closed)(nil),               // 16: piped.v1.Closed
+	(*PollRequest)(nil),          // 17: piped.v1.PollRequest
+	(*PollResponse)(nil),         // 18: piped.v1.PollResponse
+	(*Readiness)(nil),            // 19: piped.v1.Readiness
+	(*ReadRequest)(nil),          // 20: piped.v1.ReadRequest
+	(*ReadResponse)(nil),         // 21: piped.v1.ReadResponse
+	(*WriteRequest)(nil),         // 22: piped.v1.WriteRequest
+	(*WriteResponse)(nil),        // 23: piped.v1.WriteResponse
+	(*AcquireLeaseRequest)(nil),  // 24: piped.v1.AcquireLeaseRequest
+	(*AcquireLeaseResponse)(nil), // 25: piped.v1.AcquireLeaseResponse
+	(*ReleaseLeaseRequest)(nil),  // 26: piped.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil), // 27: piped.v1.ReleaseLeaseResponse
+	(*Batch)(nil),                // 28: piped.v1.Batch
+	(*EndpointRef)(nil),          // 29: piped.v1.EndpointRef
+	(AckLevel)(0),                // 30: piped.v1.AckLevel
+	(*durationpb.Duration)(nil),  // 31: google.protobuf.Duration
+	(*Heartbeat)(nil),            // 32: piped.v1.Heartbeat
+	(*Position)(nil),             // 33: piped.v1.Position
+	(*Lease)(nil),                // 34: piped.v1.Lease
+	(*Gap)(nil),                  // 35: piped.v1.Gap
+	(*End)(nil),                  // 36: piped.v1.End
+	(*Process)(nil),              // 37: piped.v1.Process
+	(LeaseRole)(0),               // 38: piped.v1.LeaseRole
 }
 var file_piped_v1_pipe_proto_depIdxs = []int32{
 	3,  // 0: piped.v1.SendRequest.open:type_name -> piped.v1.SendOpen
-	24, // 1: piped.v1.SendRequest.batch:type_name -> piped.v1.Batch
-	25, // 2: piped.v1.SendOpen.endpoint:type_name -> piped.v1.EndpointRef
-	26, // 3: piped.v1.SendOpen.ack_level:type_name -> piped.v1.AckLevel
-	27, // 4: piped.v1.SendOpen.heartbeat_interval:type_name -> google.protobuf.Duration
-	5,  // 5: piped.v1.SendResponse.opened:type_name -> piped.v1.SendOpened
-	7,  // 6: piped.v1.SendResponse.ack:type_name -> piped.v1.SendAck
-	28, // 7: piped.v1.SendResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	29, // 8: piped.v1.SendOpened.expected:type_name -> piped.v1.Position
-	6,  // 9: piped.v1.SendOpened.unfinished:type_name -> piped.v1.UnfinishedMessage
-	29, // 10: piped.v1.SendAck.position:type_name -> piped.v1.Position
-	26, // 11: piped.v1.SendAck.level:type_name -> piped.v1.AckLevel
-	9,  // 12: piped.v1.RecvRequest.open:type_name -> piped.v1.RecvOpen
-	10, // 13: piped.v1.RecvRequest.ack:type_name -> piped.v1.RecvAck
-	25, // 14: piped.v1.RecvOpen.endpoint:type_name -> piped.v1.EndpointRef
-	0,  // 15: piped.v1.RecvOpen.mode:type_name -> piped.v1.RecvMode
-	1,  // 16: piped.v1.RecvOpen.start:type_name -> piped.v1.RecvStart
-	29, // 17: piped.v1.RecvOpen.position:type_name -> piped.v1.Position
-	27, // 18: piped.v1.RecvOpen.heartbeat_interval:type_name -> google.protobuf.Duration
-	29, // 19: piped.v1.RecvAck.position:type_name -> piped.v1.Position
-	12, // 20: piped.v1.RecvResponse.opened:type_name -> piped.v1.RecvOpened
-	24, // 21: piped.v1.RecvResponse.batch:type_name -> piped.v1.Batch
-	30, // 22: piped.v1.RecvResponse.gap:type_name -> piped.v1.Gap
-	28, // 23: piped.v1.RecvResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	31, // 24: piped.v1.RecvResponse.end:type_name -> piped.v1.End
-	29, // 25: piped.v1.RecvOpened.position:type_name -> piped.v1.Position
-	25, // 26: piped.v1.CloseRequest.endpoint:type_name -> piped.v1.EndpointRef
-	15, // 27: piped.v1.CloseResponse.pending:type_name -> piped.v1.ClosePending
-	16, // 28: piped.v1.CloseResponse.closed:type_name -> piped.v1.Closed
-	32, // 29: piped.v1.CloseResponse.exit:type_name -> piped.v1.Process
-	31, // 30: piped.v1.Closed.sent:type_name -> piped.v1.End
-	25, // 31: piped.v1.PollRequest.endpoints:type_name -> piped.v1.EndpointRef
-	27, // 32: piped.v1.PollRequest.timeout:type_name -> google.protobuf.Duration
-	19, // 33: piped.v1.PollResponse.ready:type_name -> piped.v1.Readiness
-	25, // 34: piped.v1.ReadRequest.endpoint:type_name -> piped.v1.EndpointRef
-	29, // 35: piped.v1.ReadRequest.acknowledge:type_name -> piped.v1.Position
-	27, // 36: piped.v1.ReadRequest.timeout:type_name -> google.protobuf.Duration
-	24, // 37: piped.v1.ReadResponse.batch:type_name -> piped.v1.Batch
-	29, // 38: piped.v1.ReadResponse.next:type_name -> piped.v1.Position
-	30, // 39: piped.v1.ReadResponse.gap:type_name -> piped.v1.Gap
-	25, // 40: piped.v1.WriteRequest.endpoint:type_name -> piped.v1.EndpointRef
-	29, // 41: piped.v1.WriteResponse.expected:type_name -> piped.v1.Position
-	2,  // 42: piped.v1.PipeService.Send:input_type -> piped.v1.SendRequest
-	8,  // 43: piped.v1.PipeService.Recv:input_type -> piped.v1.RecvRequest
-	13, // 44: piped.v1.PipeService.Close:input_type -> piped.v1.CloseRequest
-	17, // 45: piped.v1.PipeService.Poll:input_type -> piped.v1.PollRequest
-	20, // 46: piped.v1.PipeService.Read:input_type -> piped.v1.ReadRequest
-	22, // 47: piped.v1.PipeService.Write:input_type -> piped.v1.WriteRequest
-	4,  // 48: piped.v1.PipeService.Send:output_type -> piped.v1.SendResponse
-	11, // 49: piped.v1.PipeService.Recv:output_type -> piped.v1.RecvResponse
-	14, // 50: piped.v1.PipeService.Close:output_type -> piped.v1.CloseResponse
-	18, // 51: piped.v1.PipeService.Poll:output_type -> piped.v1.PollResponse
-	21, // 52: piped.v1.PipeService.Read:output_type -> piped.v1.ReadResponse
-	23, // 53: piped.v1.PipeService.Write:output_type -> piped.v1.WriteResponse
-	48, // [48:54] is the sub-list for method output_type
-	42, // [42:48] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	28, // 1: piped.v1.SendRequest.batch:type_name -> piped.v1.Batch
+	29, // 2: piped.v1.SendOpen.endpoint:type_name -> piped.v1.EndpointRef
+	30, // 3: piped.v1.SendOpen.ack_level:type_name -> piped.v1.AckLevel
+	31, // 4: piped.v1.SendOpen.heartbeat_interval:type_name -> google.protobuf.Duration
+	31, // 5: piped.v1.SendOpen.lease_duration:type_name -> google.protobuf.Duration
+	5,  // 6: piped.v1.SendResponse.opened:type_name -> piped.v1.SendOpened
+	7,  // 7: piped.v1.SendResponse.ack:type_name -> piped.v1.SendAck
+	32, // 8: piped.v1.SendResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	33, // 9: piped.v1.SendOpened.expected:type_name -> piped.v1.Position
+	6,  // 10: piped.v1.SendOpened.unfinished:type_name -> piped.v1.UnfinishedMessage
+	34, // 11: piped.v1.SendOpened.lease:type_name -> piped.v1.Lease
+	33, // 12: piped.v1.SendAck.position:type_name -> piped.v1.Position
+	30, // 13: piped.v1.SendAck.level:type_name -> piped.v1.AckLevel
+	9,  // 14: piped.v1.RecvRequest.open:type_name -> piped.v1.RecvOpen
+	10, // 15: piped.v1.RecvRequest.ack:type_name -> piped.v1.RecvAck
+	29, // 16: piped.v1.RecvOpen.endpoint:type_name -> piped.v1.EndpointRef
+	0,  // 17: piped.v1.RecvOpen.mode:type_name -> piped.v1.RecvMode
+	1,  // 18: piped.v1.RecvOpen.start:type_name -> piped.v1.RecvStart
+	33, // 19: piped.v1.RecvOpen.position:type_name -> piped.v1.Position
+	31, // 20: piped.v1.RecvOpen.heartbeat_interval:type_name -> google.protobuf.Duration
+	31, // 21: piped.v1.RecvOpen.lease_duration:type_name -> google.protobuf.Duration
+	33, // 22: piped.v1.RecvAck.position:type_name -> piped.v1.Position
+	12, // 23: piped.v1.RecvResponse.opened:type_name -> piped.v1.RecvOpened
+	28, // 24: piped.v1.RecvResponse.batch:type_name -> piped.v1.Batch
+	35, // 25: piped.v1.RecvResponse.gap:type_name -> piped.v1.Gap
+	32, // 26: piped.v1.RecvResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	36, // 27: piped.v1.RecvResponse.end:type_name -> piped.v1.End
+	33, // 28: piped.v1.RecvOpened.position:type_name -> piped.v1.Position
+	34, // 29: piped.v1.RecvOpened.lease:type_name -> piped.v1.Lease
+	29, // 30: piped.v1.CloseRequest.endpoint:type_name -> piped.v1.EndpointRef
+	15, // 31: piped.v1.CloseResponse.pending:type_name -> piped.v1.ClosePending
+	16, // 32: piped.v1.CloseResponse.closed:type_name -> piped.v1.Closed
+	37, // 33: piped.v1.CloseResponse.exit:type_name -> piped.v1.Process
+	36, // 34: piped.v1.Closed.sent:type_name -> piped.v1.End
+	29, // 35: piped.v1.PollRequest.endpoints:type_name -> piped.v1.EndpointRef
+	31, // 36: piped.v1.PollRequest.timeout:type_name -> google.protobuf.Duration
+	19, // 37: piped.v1.PollResponse.ready:type_name -> piped.v1.Readiness
+	29, // 38: piped.v1.ReadRequest.endpoint:type_name -> piped.v1.EndpointRef
+	33, // 39: piped.v1.ReadRequest.acknowledge:type_name -> piped.v1.Position
+	31, // 40: piped.v1.ReadRequest.timeout:type_name -> google.protobuf.Duration
+	28, // 41: piped.v1.ReadResponse.batch:type_name -> piped.v1.Batch
+	33, // 42: piped.v1.ReadResponse.next:type_name -> piped.v1.Position
+	35, // 43: piped.v1.ReadResponse.gap:type_name -> piped.v1.Gap
+	29, // 44: piped.v1.WriteRequest.endpoint:type_name -> piped.v1.EndpointRef
+	33, // 45: piped.v1.WriteResponse.expected:type_name -> piped.v1.Position
+	29, // 46: piped.v1.AcquireLeaseRequest.endpoint:type_name -> piped.v1.EndpointRef
+	38, // 47: piped.v1.AcquireLeaseRequest.role:type_name -> piped.v1.LeaseRole
+	31, // 48: piped.v1.AcquireLeaseRequest.duration:type_name -> google.protobuf.Duration
+	34, // 49: piped.v1.AcquireLeaseResponse.lease:type_name -> piped.v1.Lease
+	29, // 50: piped.v1.ReleaseLeaseRequest.endpoint:type_name -> piped.v1.EndpointRef
+	2,  // 51: piped.v1.PipeService.Send:input_type -> piped.v1.SendRequest
+	8,  // 52: piped.v1.PipeService.Recv:input_type -> piped.v1.RecvRequest
+	13, // 53: piped.v1.PipeService.Close:input_type -> piped.v1.CloseRequest
+	17, // 54: piped.v1.PipeService.Poll:input_type -> piped.v1.PollRequest
+	20, // 55: piped.v1.PipeService.Read:input_type -> piped.v1.ReadRequest
+	22, // 56: piped.v1.PipeService.Write:input_type -> piped.v1.WriteRequest
+	24, // 57: piped.v1.PipeService.AcquireLease:input_type -> piped.v1.AcquireLeaseRequest
+	26, // 58: piped.v1.PipeService.ReleaseLease:input_type -> piped.v1.ReleaseLeaseRequest
+	4,  // 59: piped.v1.PipeService.Send:output_type -> piped.v1.SendResponse
+	11, // 60: piped.v1.PipeService.Recv:output_type -> piped.v1.RecvResponse
+	14, // 61: piped.v1.PipeService.Close:output_type -> piped.v1.CloseResponse
+	18, // 62: piped.v1.PipeService.Poll:output_type -> piped.v1.PollResponse
+	21, // 63: piped.v1.PipeService.Read:output_type -> piped.v1.ReadResponse
+	23, // 64: piped.v1.PipeService.Write:output_type -> piped.v1.WriteResponse
+	25, // 65: piped.v1.PipeService.AcquireLease:output_type -> piped.v1.AcquireLeaseResponse
+	27, // 66: piped.v1.PipeService.ReleaseLease:output_type -> piped.v1.ReleaseLeaseResponse
+	59, // [59:67] is the sub-list for method output_type
+	51, // [51:59] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_pipe_proto_init() }
@@ -2181,7 +2599,7 @@ func file_piped_v1_pipe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_pipe_proto_rawDesc), len(file_piped_v1_pipe_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

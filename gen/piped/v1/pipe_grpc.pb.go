@@ -19,12 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PipeService_Send_FullMethodName  = "/piped.v1.PipeService/Send"
-	PipeService_Recv_FullMethodName  = "/piped.v1.PipeService/Recv"
-	PipeService_Close_FullMethodName = "/piped.v1.PipeService/Close"
-	PipeService_Poll_FullMethodName  = "/piped.v1.PipeService/Poll"
-	PipeService_Read_FullMethodName  = "/piped.v1.PipeService/Read"
-	PipeService_Write_FullMethodName = "/piped.v1.PipeService/Write"
+	PipeService_Send_FullMethodName         = "/piped.v1.PipeService/Send"
+	PipeService_Recv_FullMethodName         = "/piped.v1.PipeService/Recv"
+	PipeService_Close_FullMethodName        = "/piped.v1.PipeService/Close"
+	PipeService_Poll_FullMethodName         = "/piped.v1.PipeService/Poll"
+	PipeService_Read_FullMethodName         = "/piped.v1.PipeService/Read"
+	PipeService_Write_FullMethodName        = "/piped.v1.PipeService/Write"
+	PipeService_AcquireLease_FullMethodName = "/piped.v1.PipeService/AcquireLease"
+	PipeService_ReleaseLease_FullMethodName = "/piped.v1.PipeService/ReleaseLease"
 )
 
 // PipeServiceClient is the client API for PipeService service.
@@ -37,8 +39,10 @@ type PipeServiceClient interface {
 	// Send writes messages into an endpoint. The first request opens, the others
 	// carry batches; acknowledgements come back, cumulative. One writer at a time:
 	// a second is refused with BUSY_WRITER; the same writer_id takes over from
-	// its own older stream. Ending the requests ends the stream with OK once all
-	// is acknowledged, and leaves the endpoint open.
+	// its own older stream, which ends with SUPERSEDED. A stream whose lease was
+	// stolen or released ends with FENCED, which names the new holder. Ending the
+	// requests ends the stream with OK once all is acknowledged, gives the lease
+	// back, and leaves the endpoint open.
 	Send(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SendRequest, SendResponse], error)
 	// Recv reads messages from an endpoint. The first request opens, the others
 	// acknowledge. The stream ends with OK only after `end`; a consumer's stream
@@ -58,6 +62,13 @@ type PipeServiceClient interface {
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (*ReadResponse, error)
 	// Write is a unary Send for simple clients: whole messages, no resume.
 	Write(ctx context.Context, in *WriteRequest, opts ...grpc.CallOption) (*WriteResponse, error)
+	// AcquireLease takes the right to write or to consume without a stream, or
+	// renews it. While somebody else has it, it is refused with BUSY_WRITER or
+	// BUSY_READER, which name the holder.
+	AcquireLease(ctx context.Context, in *AcquireLeaseRequest, opts ...grpc.CallOption) (*AcquireLeaseResponse, error)
+	// ReleaseLease gives the right back; a stream that holds it ends with FENCED.
+	// A lease that has ended is not an error.
+	ReleaseLease(ctx context.Context, in *ReleaseLeaseRequest, opts ...grpc.CallOption) (*ReleaseLeaseResponse, error)
 }
 
 type pipeServiceClient struct {
@@ -143,6 +154,26 @@ func (c *pipeServiceClient) Write(ctx context.Context, in *WriteRequest, opts ..
 	return out, nil
 }
 
+func (c *pipeServiceClient) AcquireLease(ctx context.Context, in *AcquireLeaseRequest, opts ...grpc.CallOption) (*AcquireLeaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AcquireLeaseResponse)
+	err := c.cc.Invoke(ctx, PipeService_AcquireLease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pipeServiceClient) ReleaseLease(ctx context.Context, in *ReleaseLeaseRequest, opts ...grpc.CallOption) (*ReleaseLeaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseLeaseResponse)
+	err := c.cc.Invoke(ctx, PipeService_ReleaseLease_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PipeServiceServer is the server API for PipeService service.
 // All implementations must embed UnimplementedPipeServiceServer
 // for forward compatibility.
@@ -153,8 +184,10 @@ type PipeServiceServer interface {
 	// Send writes messages into an endpoint. The first request opens, the others
 	// carry batches; acknowledgements come back, cumulative. One writer at a time:
 	// a second is refused with BUSY_WRITER; the same writer_id takes over from
-	// its own older stream. Ending the requests ends the stream with OK once all
-	// is acknowledged, and leaves the endpoint open.
+	// its own older stream, which ends with SUPERSEDED. A stream whose lease was
+	// stolen or released ends with FENCED, which names the new holder. Ending the
+	// requests ends the stream with OK once all is acknowledged, gives the lease
+	// back, and leaves the endpoint open.
 	Send(grpc.BidiStreamingServer[SendRequest, SendResponse]) error
 	// Recv reads messages from an endpoint. The first request opens, the others
 	// acknowledge. The stream ends with OK only after `end`; a consumer's stream
@@ -174,6 +207,13 @@ type PipeServiceServer interface {
 	Read(context.Context, *ReadRequest) (*ReadResponse, error)
 	// Write is a unary Send for simple clients: whole messages, no resume.
 	Write(context.Context, *WriteRequest) (*WriteResponse, error)
+	// AcquireLease takes the right to write or to consume without a stream, or
+	// renews it. While somebody else has it, it is refused with BUSY_WRITER or
+	// BUSY_READER, which name the holder.
+	AcquireLease(context.Context, *AcquireLeaseRequest) (*AcquireLeaseResponse, error)
+	// ReleaseLease gives the right back; a stream that holds it ends with FENCED.
+	// A lease that has ended is not an error.
+	ReleaseLease(context.Context, *ReleaseLeaseRequest) (*ReleaseLeaseResponse, error)
 	mustEmbedUnimplementedPipeServiceServer()
 }
 
@@ -201,6 +241,12 @@ func (UnimplementedPipeServiceServer) Read(context.Context, *ReadRequest) (*Read
 }
 func (UnimplementedPipeServiceServer) Write(context.Context, *WriteRequest) (*WriteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Write not implemented")
+}
+func (UnimplementedPipeServiceServer) AcquireLease(context.Context, *AcquireLeaseRequest) (*AcquireLeaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AcquireLease not implemented")
+}
+func (UnimplementedPipeServiceServer) ReleaseLease(context.Context, *ReleaseLeaseRequest) (*ReleaseLeaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseLease not implemented")
 }
 func (UnimplementedPipeServiceServer) mustEmbedUnimplementedPipeServiceServer() {}
 func (UnimplementedPipeServiceServer) testEmbeddedByValue()                     {}
@@ -302,6 +348,42 @@ func _PipeService_Write_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PipeService_AcquireLease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AcquireLeaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PipeServiceServer).AcquireLease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PipeService_AcquireLease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PipeServiceServer).AcquireLease(ctx, req.(*AcquireLeaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PipeService_ReleaseLease_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseLeaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PipeServiceServer).ReleaseLease(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PipeService_ReleaseLease_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PipeServiceServer).ReleaseLease(ctx, req.(*ReleaseLeaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PipeService_ServiceDesc is the grpc.ServiceDesc for PipeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -320,6 +402,14 @@ var PipeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Write",
 			Handler:    _PipeService_Write_Handler,
+		},
+		{
+			MethodName: "AcquireLease",
+			Handler:    _PipeService_AcquireLease_Handler,
+		},
+		{
+			MethodName: "ReleaseLease",
+			Handler:    _PipeService_ReleaseLease_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

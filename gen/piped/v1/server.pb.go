@@ -32,6 +32,10 @@ const (
 	// Logs are in the daemon's memory: everything survives the loss of clients
 	// and connections, nothing the loss of the daemon.
 	Durability_DURABILITY_MEMORY Durability = 1
+	// Logs and the cursors in them are kernel objects, from which whoever holds
+	// their descriptors finds every direction again, exactly. The daemon alone
+	// holds them, so a session still ends with it.
+	Durability_DURABILITY_KERNEL Durability = 2
 )
 
 // Enum value maps for Durability.
@@ -39,10 +43,12 @@ var (
 	Durability_name = map[int32]string{
 		0: "DURABILITY_UNSPECIFIED",
 		1: "DURABILITY_MEMORY",
+		2: "DURABILITY_KERNEL",
 	}
 	Durability_value = map[string]int32{
 		"DURABILITY_UNSPECIFIED": 0,
 		"DURABILITY_MEMORY":      1,
+		"DURABILITY_KERNEL":      2,
 	}
 )
 
@@ -118,7 +124,9 @@ type GetServerInfoResponse struct {
 	// What the daemon refuses to exceed.
 	Limits *Limits `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Names of what differs between versions: "framing/NAME" for each framing,
-	// "ack/LEVEL" for each level at which Send acknowledges.
+	// "ack/LEVEL" for each level at which Send acknowledges, "leases"
+	// (AcquireLease, ReleaseLease and the lease fields), "observe/sent"
+	// (RecvOpen.sent) and "watch" (WatchSessions).
 	Features []string `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
 	// What survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=piped.v1.Durability" json:"durability,omitempty"`
@@ -131,7 +139,11 @@ type GetServerInfoResponse struct {
 	// Ended sessions that are still kept.
 	EndedSessions uint64 `protobuf:"varint,8,opt,name=ended_sessions,json=endedSessions,proto3" json:"ended_sessions,omitempty"`
 	// Addresses that the daemon listens on.
-	Addresses     []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Addresses []string `protobuf:"bytes,9,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Why the durability is what it is, for people.
+	DurabilityReason string `protobuf:"bytes,10,opt,name=durability_reason,json=durabilityReason,proto3" json:"durability_reason,omitempty"`
+	// What the daemon tried out about its kernel at its start.
+	Checks        []*Check `protobuf:"bytes,11,rep,name=checks,proto3" json:"checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +241,84 @@ func (x *GetServerInfoResponse) GetAddresses() []string {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetDurabilityReason() string {
+	if x != nil {
+		return x.DurabilityReason
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+// A Check is something that the daemon tried out.
+type Check struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was tried, as "socket-cursor".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It works.
+	Passed bool `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	// What happened instead, if it does not.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_piped_v1_server_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_server_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Check) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Limits are the bounds that the daemon keeps. A client must not exceed them.
 type Limits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -253,14 +343,20 @@ type Limits struct {
 	// Sessions that the daemon's descriptor limit leaves room for, about.
 	MaxSessions uint64 `protobuf:"varint,10,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
 	// Most entries of ListSessions.page_size.
-	MaxPageSize   uint32 `protobuf:"varint,11,opt,name=max_page_size,json=maxPageSize,proto3" json:"max_page_size,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxPageSize uint32 `protobuf:"varint,11,opt,name=max_page_size,json=maxPageSize,proto3" json:"max_page_size,omitempty"`
+	// How long a lease lasts when its request does not say.
+	LeaseDuration *durationpb.Duration `protobuf:"bytes,12,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
+	// Longest lease_duration.
+	MaxLeaseDuration *durationpb.Duration `protobuf:"bytes,13,opt,name=max_lease_duration,json=maxLeaseDuration,proto3" json:"max_lease_duration,omitempty"`
+	// Events that WatchSessions keeps to go on from.
+	EventsRetained uint32 `protobuf:"varint,14,opt,name=events_retained,json=eventsRetained,proto3" json:"events_retained,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_piped_v1_server_proto_msgTypes[2]
+	mi := &file_piped_v1_server_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +368,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[2]
+	mi := &file_piped_v1_server_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +381,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Limits) GetPartSize() uint64 {
@@ -365,12 +461,33 @@ func (x *Limits) GetMaxPageSize() uint32 {
 	return 0
 }
 
+func (x *Limits) GetLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseDuration
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxLeaseDuration() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLeaseDuration
+	}
+	return nil
+}
+
+func (x *Limits) GetEventsRetained() uint32 {
+	if x != nil {
+		return x.EventsRetained
+	}
+	return 0
+}
+
 var File_piped_v1_server_proto protoreflect.FileDescriptor
 
 const file_piped_v1_server_proto_rawDesc = "" +
 	"\n" +
 	"\x15piped/v1/server.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xe8\x02\n" +
+	"\x14GetServerInfoRequest\"\xbe\x03\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x06limits\x18\x02 \x01(\v2\x10.piped.v1.LimitsR\x06limits\x12\x1a\n" +
@@ -383,7 +500,14 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12'\n" +
 	"\x0factive_sessions\x18\a \x01(\x04R\x0eactiveSessions\x12%\n" +
 	"\x0eended_sessions\x18\b \x01(\x04R\rendedSessions\x12\x1c\n" +
-	"\taddresses\x18\t \x03(\tR\taddresses\"\xe4\x03\n" +
+	"\taddresses\x18\t \x03(\tR\taddresses\x12+\n" +
+	"\x11durability_reason\x18\n" +
+	" \x01(\tR\x10durabilityReason\x12'\n" +
+	"\x06checks\x18\v \x03(\v2\x0f.piped.v1.CheckR\x06checks\"K\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x98\x05\n" +
 	"\x06Limits\x12\x1b\n" +
 	"\tpart_size\x18\x01 \x01(\x04R\bpartSize\x12(\n" +
 	"\x10max_message_size\x18\x02 \x01(\x04R\x0emaxMessageSize\x12\x19\n" +
@@ -396,11 +520,15 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\tended_max\x18\t \x01(\rR\bendedMax\x12!\n" +
 	"\fmax_sessions\x18\n" +
 	" \x01(\x04R\vmaxSessions\x12\"\n" +
-	"\rmax_page_size\x18\v \x01(\rR\vmaxPageSize*?\n" +
+	"\rmax_page_size\x18\v \x01(\rR\vmaxPageSize\x12@\n" +
+	"\x0elease_duration\x18\f \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12G\n" +
+	"\x12max_lease_duration\x18\r \x01(\v2\x19.google.protobuf.DurationR\x10maxLeaseDuration\x12'\n" +
+	"\x0fevents_retained\x18\x0e \x01(\rR\x0eeventsRetained*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11DURABILITY_MEMORY\x10\x012a\n" +
+	"\x11DURABILITY_MEMORY\x10\x01\x12\x15\n" +
+	"\x11DURABILITY_KERNEL\x10\x022a\n" +
 	"\rServerService\x12P\n" +
 	"\rGetServerInfo\x12\x1e.piped.v1.GetServerInfoRequest\x1a\x1f.piped.v1.GetServerInfoResponseB\x8d\x01\n" +
 	"\fcom.piped.v1B\vServerProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
@@ -418,28 +546,32 @@ func file_piped_v1_server_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_server_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_piped_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_piped_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_piped_v1_server_proto_goTypes = []any{
 	(Durability)(0),               // 0: piped.v1.Durability
 	(*GetServerInfoRequest)(nil),  // 1: piped.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil), // 2: piped.v1.GetServerInfoResponse
-	(*Limits)(nil),                // 3: piped.v1.Limits
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
+	(*Check)(nil),                 // 3: piped.v1.Check
+	(*Limits)(nil),                // 4: piped.v1.Limits
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
 }
 var file_piped_v1_server_proto_depIdxs = []int32{
-	3, // 0: piped.v1.GetServerInfoResponse.limits:type_name -> piped.v1.Limits
+	4, // 0: piped.v1.GetServerInfoResponse.limits:type_name -> piped.v1.Limits
 	0, // 1: piped.v1.GetServerInfoResponse.durability:type_name -> piped.v1.Durability
-	4, // 2: piped.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	5, // 3: piped.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
-	5, // 4: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
-	1, // 5: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
-	2, // 6: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
-	6, // [6:7] is the sub-list for method output_type
-	5, // [5:6] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	5, // 2: piped.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	3, // 3: piped.v1.GetServerInfoResponse.checks:type_name -> piped.v1.Check
+	6, // 4: piped.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
+	6, // 5: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
+	6, // 6: piped.v1.Limits.lease_duration:type_name -> google.protobuf.Duration
+	6, // 7: piped.v1.Limits.max_lease_duration:type_name -> google.protobuf.Duration
+	1, // 8: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
+	2, // 9: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
+	9, // [9:10] is the sub-list for method output_type
+	8, // [8:9] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_server_proto_init() }
@@ -453,7 +585,7 @@ func file_piped_v1_server_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_server_proto_rawDesc), len(file_piped_v1_server_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

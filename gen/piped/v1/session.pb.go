@@ -410,7 +410,93 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+}
+
+// Type is what happened.
+type SessionEvent_Type int32
+
+const (
+	// Never sent.
+	SessionEvent_TYPE_UNSPECIFIED SessionEvent_Type = 0
+	// A session was created.
+	SessionEvent_TYPE_SESSION_CREATED SessionEvent_Type = 1
+	// A session has ended.
+	SessionEvent_TYPE_SESSION_ENDED SessionEvent_Type = 2
+	// A session was deleted, or removed after its retention. The last event of
+	// its uid.
+	SessionEvent_TYPE_SESSION_DELETED SessionEvent_Type = 3
+	// A pipe was created after its session.
+	SessionEvent_TYPE_PIPE_CREATED SessionEvent_Type = 4
+	// A process was started.
+	SessionEvent_TYPE_PROCESS_STARTED SessionEvent_Type = 5
+	// A process has exited.
+	SessionEvent_TYPE_PROCESS_EXITED SessionEvent_Type = 6
+	// A direction has ended.
+	SessionEvent_TYPE_DIRECTION_ENDED SessionEvent_Type = 7
+	// A client got a lease.
+	SessionEvent_TYPE_LEASE_ACQUIRED SessionEvent_Type = 8
+	// A client gave its lease back, or it ended with its stream.
+	SessionEvent_TYPE_LEASE_RELEASED SessionEvent_Type = 9
+	// A lease was stolen or its time ran out.
+	SessionEvent_TYPE_LEASE_LOST SessionEvent_Type = 10
+)
+
+// Enum value maps for SessionEvent_Type.
+var (
+	SessionEvent_Type_name = map[int32]string{
+		0:  "TYPE_UNSPECIFIED",
+		1:  "TYPE_SESSION_CREATED",
+		2:  "TYPE_SESSION_ENDED",
+		3:  "TYPE_SESSION_DELETED",
+		4:  "TYPE_PIPE_CREATED",
+		5:  "TYPE_PROCESS_STARTED",
+		6:  "TYPE_PROCESS_EXITED",
+		7:  "TYPE_DIRECTION_ENDED",
+		8:  "TYPE_LEASE_ACQUIRED",
+		9:  "TYPE_LEASE_RELEASED",
+		10: "TYPE_LEASE_LOST",
+	}
+	SessionEvent_Type_value = map[string]int32{
+		"TYPE_UNSPECIFIED":     0,
+		"TYPE_SESSION_CREATED": 1,
+		"TYPE_SESSION_ENDED":   2,
+		"TYPE_SESSION_DELETED": 3,
+		"TYPE_PIPE_CREATED":    4,
+		"TYPE_PROCESS_STARTED": 5,
+		"TYPE_PROCESS_EXITED":  6,
+		"TYPE_DIRECTION_ENDED": 7,
+		"TYPE_LEASE_ACQUIRED":  8,
+		"TYPE_LEASE_RELEASED":  9,
+		"TYPE_LEASE_LOST":      10,
+	}
+)
+
+func (x SessionEvent_Type) Enum() *SessionEvent_Type {
+	p := new(SessionEvent_Type)
+	*p = x
+	return p
+}
+
+func (x SessionEvent_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+}
+
+func (SessionEvent_Type) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[7]
+}
+
+func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SessionEvent_Type.Descriptor instead.
+func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -811,7 +897,9 @@ type Flow struct {
 	End *End `protobuf:"bytes,8,opt,name=end,proto3" json:"end,omitempty"`
 	// Client that writes or consumes now: its writer_id or consumer_id, or a
 	// generated one.
-	Client        string `protobuf:"bytes,9,opt,name=client,proto3" json:"client,omitempty"`
+	Client string `protobuf:"bytes,9,opt,name=client,proto3" json:"client,omitempty"`
+	// The right to write (outbox) or to consume (inbox), if somebody has it.
+	Lease         *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -909,6 +997,13 @@ func (x *Flow) GetClient() string {
 	return ""
 }
 
+func (x *Flow) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 // A Holder has a copy of an end.
 type Holder struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -998,7 +1093,11 @@ type Process struct {
 	// How it exited; only in STATE_EXITED.
 	Exit *Exit `protobuf:"bytes,6,opt,name=exit,proto3" json:"exit,omitempty"`
 	// The ends it was given.
-	Inherits      []*Inherit `protobuf:"bytes,7,rep,name=inherits,proto3" json:"inherits,omitempty"`
+	Inherits []*Inherit `protobuf:"bytes,7,rep,name=inherits,proto3" json:"inherits,omitempty"`
+	// The last word about each direction of the pipes that it was given, as the
+	// daemon's end knows them; only in STATE_EXITED, and only of directions that
+	// have ended: a descendant may hold a pipe open longer.
+	Finals        []*Final `protobuf:"bytes,8,rep,name=finals,proto3" json:"finals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1082,6 +1181,97 @@ func (x *Process) GetInherits() []*Inherit {
 	return nil
 }
 
+func (x *Process) GetFinals() []*Final {
+	if x != nil {
+		return x.Finals
+	}
+	return nil
+}
+
+// A Final is the last word about one direction.
+type Final struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the pipe.
+	Pipe string `protobuf:"bytes,1,opt,name=pipe,proto3" json:"pipe,omitempty"`
+	// The daemon's end: 1 or 2.
+	End uint32 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	// What was sent into that end (true), or what came out of it (false).
+	Sent bool `protobuf:"varint,3,opt,name=sent,proto3" json:"sent,omitempty"`
+	// The last word. A reader that stands elsewhere has not seen everything.
+	Last *End `protobuf:"bytes,4,opt,name=last,proto3" json:"last,omitempty"`
+	// Of what was sent: whoever held the other end has read all of it. Absent where
+	// it cannot be known, because the daemon's end was closed before. In an event
+	// also absent where not all was read yet but the other end may go on reading.
+	AllRead       *bool `protobuf:"varint,5,opt,name=all_read,json=allRead,proto3,oneof" json:"all_read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Final) Reset() {
+	*x = Final{}
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Final) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Final) ProtoMessage() {}
+
+func (x *Final) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Final.ProtoReflect.Descriptor instead.
+func (*Final) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Final) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+func (x *Final) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *Final) GetSent() bool {
+	if x != nil {
+		return x.Sent
+	}
+	return false
+}
+
+func (x *Final) GetLast() *End {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *Final) GetAllRead() bool {
+	if x != nil && x.AllRead != nil {
+		return *x.AllRead
+	}
+	return false
+}
+
 // An Exit is how a process ended.
 type Exit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1104,7 +1294,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1306,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1319,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -1215,7 +1405,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1417,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1430,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -1291,7 +1481,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1493,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1506,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -1366,7 +1556,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1568,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1581,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -1493,7 +1683,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1695,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1708,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -1570,7 +1760,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1772,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1785,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -1644,7 +1834,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1846,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1859,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -1690,7 +1880,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1892,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1905,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -1736,7 +1926,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +1938,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +1951,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -1790,7 +1980,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +1992,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2005,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -1866,7 +2056,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2068,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2081,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -1904,6 +2094,413 @@ func (x *ListSessionsResponse) GetSessions() []*Session {
 func (x *ListSessionsResponse) GetNextPageToken() string {
 	if x != nil {
 		return x.NextPageToken
+	}
+	return ""
+}
+
+// WatchSessionsRequest asks for events.
+type WatchSessionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// WatchSessionsResponse.resume_token of the last response that was seen. Empty,
+	// of another run of the daemon, or older than what is retained: the stream
+	// begins with a snapshot.
+	ResumeToken string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// Only sessions whose names begin so.
+	NamePrefix string `protobuf:"bytes,2,opt,name=name_prefix,json=namePrefix,proto3" json:"name_prefix,omitempty"`
+	// Only sessions with all of these labels.
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Without a resume token: begin with the events that are retained, oldest
+	// first, instead of a snapshot.
+	Retained bool `protobuf:"varint,4,opt,name=retained,proto3" json:"retained,omitempty"`
+	// Stop, with OK, when everything up to now was told.
+	StopAtNow bool `protobuf:"varint,5,opt,name=stop_at_now,json=stopAtNow,proto3" json:"stop_at_now,omitempty"`
+	// Longest silence from the server. 0 means Limits.heartbeat_interval.
+	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,6,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
+	// Only sessions in this state; an event of a session that leaves the state is
+	// still told.
+	State         Session_State `protobuf:"varint,7,opt,name=state,proto3,enum=piped.v1.Session_State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSessionsRequest) Reset() {
+	*x = WatchSessionsRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSessionsRequest) ProtoMessage() {}
+
+func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
+func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *WatchSessionsRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *WatchSessionsRequest) GetNamePrefix() string {
+	if x != nil {
+		return x.NamePrefix
+	}
+	return ""
+}
+
+func (x *WatchSessionsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *WatchSessionsRequest) GetRetained() bool {
+	if x != nil {
+		return x.Retained
+	}
+	return false
+}
+
+func (x *WatchSessionsRequest) GetStopAtNow() bool {
+	if x != nil {
+		return x.StopAtNow
+	}
+	return false
+}
+
+func (x *WatchSessionsRequest) GetHeartbeatInterval() *durationpb.Duration {
+	if x != nil {
+		return x.HeartbeatInterval
+	}
+	return nil
+}
+
+func (x *WatchSessionsRequest) GetState() Session_State {
+	if x != nil {
+		return x.State
+	}
+	return Session_STATE_UNSPECIFIED
+}
+
+// WatchSessionsResponse is one thing that happened.
+type WatchSessionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To go on behind this response.
+	ResumeToken string `protobuf:"bytes,1,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Response:
+	//
+	//	*WatchSessionsResponse_Snapshot
+	//	*WatchSessionsResponse_SnapshotEnd
+	//	*WatchSessionsResponse_Event
+	//	*WatchSessionsResponse_Heartbeat
+	Response      isWatchSessionsResponse_Response `protobuf_oneof:"response"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSessionsResponse) Reset() {
+	*x = WatchSessionsResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSessionsResponse) ProtoMessage() {}
+
+func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
+func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *WatchSessionsResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *WatchSessionsResponse) GetResponse() isWatchSessionsResponse_Response {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *WatchSessionsResponse) GetSnapshot() *Session {
+	if x != nil {
+		if x, ok := x.Response.(*WatchSessionsResponse_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
+func (x *WatchSessionsResponse) GetSnapshotEnd() *SnapshotEnd {
+	if x != nil {
+		if x, ok := x.Response.(*WatchSessionsResponse_SnapshotEnd); ok {
+			return x.SnapshotEnd
+		}
+	}
+	return nil
+}
+
+func (x *WatchSessionsResponse) GetEvent() *SessionEvent {
+	if x != nil {
+		if x, ok := x.Response.(*WatchSessionsResponse_Event); ok {
+			return x.Event
+		}
+	}
+	return nil
+}
+
+func (x *WatchSessionsResponse) GetHeartbeat() *Heartbeat {
+	if x != nil {
+		if x, ok := x.Response.(*WatchSessionsResponse_Heartbeat); ok {
+			return x.Heartbeat
+		}
+	}
+	return nil
+}
+
+type isWatchSessionsResponse_Response interface {
+	isWatchSessionsResponse_Response()
+}
+
+type WatchSessionsResponse_Snapshot struct {
+	// A session of the snapshot, without holders.
+	Snapshot *Session `protobuf:"bytes,2,opt,name=snapshot,proto3,oneof"`
+}
+
+type WatchSessionsResponse_SnapshotEnd struct {
+	// The snapshot is complete; events follow.
+	SnapshotEnd *SnapshotEnd `protobuf:"bytes,3,opt,name=snapshot_end,json=snapshotEnd,proto3,oneof"`
+}
+
+type WatchSessionsResponse_Event struct {
+	// Something happened.
+	Event *SessionEvent `protobuf:"bytes,4,opt,name=event,proto3,oneof"`
+}
+
+type WatchSessionsResponse_Heartbeat struct {
+	// Nothing new.
+	Heartbeat *Heartbeat `protobuf:"bytes,5,opt,name=heartbeat,proto3,oneof"`
+}
+
+func (*WatchSessionsResponse_Snapshot) isWatchSessionsResponse_Response() {}
+
+func (*WatchSessionsResponse_SnapshotEnd) isWatchSessionsResponse_Response() {}
+
+func (*WatchSessionsResponse_Event) isWatchSessionsResponse_Response() {}
+
+func (*WatchSessionsResponse_Heartbeat) isWatchSessionsResponse_Response() {}
+
+// SnapshotEnd says that a snapshot is complete.
+type SnapshotEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotEnd) Reset() {
+	*x = SnapshotEnd{}
+	mi := &file_piped_v1_session_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotEnd) ProtoMessage() {}
+
+func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
+func (*SnapshotEnd) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+}
+
+// A SessionEvent is something that happened to a session.
+type SessionEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What happened.
+	Type SessionEvent_Type `protobuf:"varint,1,opt,name=type,proto3,enum=piped.v1.SessionEvent_Type" json:"type,omitempty"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Name of the session.
+	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	// Its uid.
+	Uid string `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Its labels.
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The process, for PROCESS events.
+	Process *Process `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
+	// Name of the pipe, for PIPE, DIRECTION and LEASE events.
+	Pipe string `protobuf:"bytes,7,opt,name=pipe,proto3" json:"pipe,omitempty"`
+	// The end, for DIRECTION and LEASE events.
+	End uint32 `protobuf:"varint,8,opt,name=end,proto3" json:"end,omitempty"`
+	// The last word, for DIRECTION events.
+	Final *Final `protobuf:"bytes,9,opt,name=final,proto3" json:"final,omitempty"`
+	// The lease, for LEASE events; after LOST the one that was lost.
+	Lease *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Why, for people; the new holder after a LEASE_LOST.
+	Detail        string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionEvent) Reset() {
+	*x = SessionEvent{}
+	mi := &file_piped_v1_session_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionEvent) ProtoMessage() {}
+
+func (x *SessionEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
+func (*SessionEvent) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SessionEvent) GetType() SessionEvent_Type {
+	if x != nil {
+		return x.Type
+	}
+	return SessionEvent_TYPE_UNSPECIFIED
+}
+
+func (x *SessionEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *SessionEvent) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *SessionEvent) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+func (x *SessionEvent) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+func (x *SessionEvent) GetEnd() uint32 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *SessionEvent) GetFinal() *Final {
+	if x != nil {
+		return x.Final
+	}
+	return nil
+}
+
+func (x *SessionEvent) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *SessionEvent) GetDetail() string {
+	if x != nil {
+		return x.Detail
 	}
 	return ""
 }
@@ -1921,7 +2518,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2530,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2543,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -1972,7 +2569,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2581,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2594,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -2015,7 +2612,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2624,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2637,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -2075,7 +2672,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2684,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2697,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -2126,7 +2723,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2735,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2748,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -2186,7 +2783,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2795,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2808,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -2236,7 +2833,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2845,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2858,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -2294,7 +2891,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2903,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2916,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -2337,7 +2934,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2946,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2959,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -2397,7 +2994,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +3006,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +3019,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -2447,7 +3044,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +3056,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +3069,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -2507,7 +3104,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +3116,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +3129,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -2599,7 +3196,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"STATE_OPEN\x10\x01\x12\x11\n" +
 	"\rSTATE_CLOSING\x10\x02\x12\x10\n" +
 	"\fSTATE_CLOSED\x10\x03\x12\x15\n" +
-	"\x11STATE_HANDED_OVER\x10\x04\"\xce\x02\n" +
+	"\x11STATE_HANDED_OVER\x10\x04\"\xf5\x02\n" +
 	"\x04Flow\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12'\n" +
@@ -2609,12 +3206,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x10dropped_messages\x18\x06 \x01(\x04R\x0fdroppedMessages\x12#\n" +
 	"\rdropped_bytes\x18\a \x01(\x04R\fdroppedBytes\x12\x1f\n" +
 	"\x03end\x18\b \x01(\v2\r.piped.v1.EndR\x03end\x12\x16\n" +
-	"\x06client\x18\t \x01(\tR\x06client\"^\n" +
+	"\x06client\x18\t \x01(\tR\x06client\x12%\n" +
+	"\x05lease\x18\n" +
+	" \x01(\v2\x0f.piped.v1.LeaseR\x05lease\"^\n" +
 	"\x06Holder\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x12\x10\n" +
 	"\x03fds\x18\x03 \x03(\x05R\x03fds\x12\x16\n" +
-	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\xc5\x02\n" +
+	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\xee\x02\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -2623,11 +3222,19 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\"\n" +
 	"\x04exit\x18\x06 \x01(\v2\x0e.piped.v1.ExitR\x04exit\x12-\n" +
-	"\binherits\x18\a \x03(\v2\x11.piped.v1.InheritR\binherits\"C\n" +
+	"\binherits\x18\a \x03(\v2\x11.piped.v1.InheritR\binherits\x12'\n" +
+	"\x06finals\x18\b \x03(\v2\x0f.piped.v1.FinalR\x06finals\"C\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x02\"\xbf\x01\n" +
+	"\fSTATE_EXITED\x10\x02\"\x91\x01\n" +
+	"\x05Final\x12\x12\n" +
+	"\x04pipe\x18\x01 \x01(\tR\x04pipe\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\rR\x03end\x12\x12\n" +
+	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
+	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
+	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
+	"\t_all_read\"\xbf\x01\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12#\n" +
@@ -2700,7 +3307,57 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"m\n" +
 	"\x14ListSessionsResponse\x12-\n" +
 	"\bsessions\x18\x01 \x03(\v2\x11.piped.v1.SessionR\bsessions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8e\x03\n" +
+	"\x14WatchSessionsRequest\x12!\n" +
+	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\x12\x1f\n" +
+	"\vname_prefix\x18\x02 \x01(\tR\n" +
+	"namePrefix\x12B\n" +
+	"\x06labels\x18\x03 \x03(\v2*.piped.v1.WatchSessionsRequest.LabelsEntryR\x06labels\x12\x1a\n" +
+	"\bretained\x18\x04 \x01(\bR\bretained\x12\x1e\n" +
+	"\vstop_at_now\x18\x05 \x01(\bR\tstopAtNow\x12H\n" +
+	"\x12heartbeat_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12-\n" +
+	"\x05state\x18\a \x01(\x0e2\x17.piped.v1.Session.StateR\x05state\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x02\n" +
+	"\x15WatchSessionsResponse\x12!\n" +
+	"\fresume_token\x18\x01 \x01(\tR\vresumeToken\x12/\n" +
+	"\bsnapshot\x18\x02 \x01(\v2\x11.piped.v1.SessionH\x00R\bsnapshot\x12:\n" +
+	"\fsnapshot_end\x18\x03 \x01(\v2\x15.piped.v1.SnapshotEndH\x00R\vsnapshotEnd\x12.\n" +
+	"\x05event\x18\x04 \x01(\v2\x16.piped.v1.SessionEventH\x00R\x05event\x123\n" +
+	"\theartbeat\x18\x05 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
+	"\n" +
+	"\bresponse\"\r\n" +
+	"\vSnapshotEnd\"\xe1\x05\n" +
+	"\fSessionEvent\x12/\n" +
+	"\x04type\x18\x01 \x01(\x0e2\x1b.piped.v1.SessionEvent.TypeR\x04type\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\asession\x18\x03 \x01(\tR\asession\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uid\x12:\n" +
+	"\x06labels\x18\x05 \x03(\v2\".piped.v1.SessionEvent.LabelsEntryR\x06labels\x12+\n" +
+	"\aprocess\x18\x06 \x01(\v2\x11.piped.v1.ProcessR\aprocess\x12\x12\n" +
+	"\x04pipe\x18\a \x01(\tR\x04pipe\x12\x10\n" +
+	"\x03end\x18\b \x01(\rR\x03end\x12%\n" +
+	"\x05final\x18\t \x01(\v2\x0f.piped.v1.FinalR\x05final\x12%\n" +
+	"\x05lease\x18\n" +
+	" \x01(\v2\x0f.piped.v1.LeaseR\x05lease\x12\x16\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x02\n" +
+	"\x04Type\x12\x14\n" +
+	"\x10TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14TYPE_SESSION_CREATED\x10\x01\x12\x16\n" +
+	"\x12TYPE_SESSION_ENDED\x10\x02\x12\x18\n" +
+	"\x14TYPE_SESSION_DELETED\x10\x03\x12\x15\n" +
+	"\x11TYPE_PIPE_CREATED\x10\x04\x12\x18\n" +
+	"\x14TYPE_PROCESS_STARTED\x10\x05\x12\x17\n" +
+	"\x13TYPE_PROCESS_EXITED\x10\x06\x12\x18\n" +
+	"\x14TYPE_DIRECTION_ENDED\x10\a\x12\x17\n" +
+	"\x13TYPE_LEASE_ACQUIRED\x10\b\x12\x17\n" +
+	"\x13TYPE_LEASE_RELEASED\x10\t\x12\x13\n" +
+	"\x0fTYPE_LEASE_LOST\x10\n" +
+	"\"F\n" +
 	"\x14DeleteSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x17\n" +
@@ -2748,12 +3405,13 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\tStdioMode\x12\x1a\n" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
-	"\x0fSTDIO_MODE_NULL\x10\x022\xce\x05\n" +
+	"\x0fSTDIO_MODE_NULL\x10\x022\xa2\x06\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
 	"GetSession\x12\x1b.piped.v1.GetSessionRequest\x1a\x1c.piped.v1.GetSessionResponse\x12M\n" +
-	"\fListSessions\x12\x1d.piped.v1.ListSessionsRequest\x1a\x1e.piped.v1.ListSessionsResponse\x12P\n" +
+	"\fListSessions\x12\x1d.piped.v1.ListSessionsRequest\x1a\x1e.piped.v1.ListSessionsResponse\x12R\n" +
+	"\rWatchSessions\x12\x1e.piped.v1.WatchSessionsRequest\x1a\x1f.piped.v1.WatchSessionsResponse0\x01\x12P\n" +
 	"\rDeleteSession\x12\x1e.piped.v1.DeleteSessionRequest\x1a\x1f.piped.v1.DeleteSessionResponse\x12G\n" +
 	"\n" +
 	"CreatePipe\x12\x1b.piped.v1.CreatePipeRequest\x1a\x1c.piped.v1.CreatePipeResponse\x12M\n" +
@@ -2775,8 +3433,8 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_piped_v1_session_proto_goTypes = []any{
 	(EnvironmentBase)(0),          // 0: piped.v1.EnvironmentBase
 	(StdioMode)(0),                // 1: piped.v1.StdioMode
@@ -2785,119 +3443,147 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(Endpoint_State)(0),           // 4: piped.v1.Endpoint.State
 	(Process_State)(0),            // 5: piped.v1.Process.State
 	(LogSpec_Overflow)(0),         // 6: piped.v1.LogSpec.Overflow
-	(*Session)(nil),               // 7: piped.v1.Session
-	(*Pipe)(nil),                  // 8: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 9: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 10: piped.v1.Endpoint
-	(*Flow)(nil),                  // 11: piped.v1.Flow
-	(*Holder)(nil),                // 12: piped.v1.Holder
-	(*Process)(nil),               // 13: piped.v1.Process
-	(*Exit)(nil),                  // 14: piped.v1.Exit
-	(*PipeSpec)(nil),              // 15: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 16: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 17: piped.v1.ProcessSpec
-	(*Inherit)(nil),               // 18: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 19: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 20: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 21: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 22: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 23: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 24: piped.v1.ListSessionsResponse
-	(*DeleteSessionRequest)(nil),  // 25: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 26: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 27: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 28: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 29: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 30: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 31: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 32: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 33: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 34: piped.v1.WaitProcessResponse
-	(*StopSessionRequest)(nil),    // 35: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 36: piped.v1.StopSessionResponse
-	nil,                           // 37: piped.v1.Session.LabelsEntry
-	nil,                           // 38: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 39: piped.v1.ListSessionsRequest.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*Framing)(nil),               // 41: piped.v1.Framing
-	(*End)(nil),                   // 42: piped.v1.End
-	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
+	(SessionEvent_Type)(0),        // 7: piped.v1.SessionEvent.Type
+	(*Session)(nil),               // 8: piped.v1.Session
+	(*Pipe)(nil),                  // 9: piped.v1.Pipe
+	(*EndpointRef)(nil),           // 10: piped.v1.EndpointRef
+	(*Endpoint)(nil),              // 11: piped.v1.Endpoint
+	(*Flow)(nil),                  // 12: piped.v1.Flow
+	(*Holder)(nil),                // 13: piped.v1.Holder
+	(*Process)(nil),               // 14: piped.v1.Process
+	(*Final)(nil),                 // 15: piped.v1.Final
+	(*Exit)(nil),                  // 16: piped.v1.Exit
+	(*PipeSpec)(nil),              // 17: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 18: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 19: piped.v1.ProcessSpec
+	(*Inherit)(nil),               // 20: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 21: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 22: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 23: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 24: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 25: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 26: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 27: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 28: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 29: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 30: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 31: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 32: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 33: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 34: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 35: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 36: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 37: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 38: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 39: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 40: piped.v1.WaitProcessResponse
+	(*StopSessionRequest)(nil),    // 41: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 42: piped.v1.StopSessionResponse
+	nil,                           // 43: piped.v1.Session.LabelsEntry
+	nil,                           // 44: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 45: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 46: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 47: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
+	(*Framing)(nil),               // 49: piped.v1.Framing
+	(*End)(nil),                   // 50: piped.v1.End
+	(*Lease)(nil),                 // 51: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 53: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	37, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	43, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	2,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	40, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	40, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	40, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	8,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	13, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	48, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	48, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	48, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	9,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	14, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
 	3,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	41, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	41, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	10, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	49, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	49, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	11, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
 	4,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	11, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	11, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	12, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	40, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	42, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	5,  // 17: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	40, // 18: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	14, // 19: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	18, // 20: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	40, // 21: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	3,  // 22: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	41, // 23: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	41, // 24: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	16, // 25: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	6,  // 26: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	0,  // 27: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	1,  // 28: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	1,  // 29: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	1,  // 30: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	15, // 31: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	15, // 32: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	18, // 33: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	38, // 34: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	15, // 35: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	17, // 36: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	7,  // 37: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	7,  // 38: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	2,  // 39: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	39, // 40: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	7,  // 41: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	15, // 42: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	8,  // 43: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	17, // 44: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	13, // 45: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	43, // 46: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	13, // 47: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	43, // 48: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	43, // 49: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	13, // 50: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	19, // 51: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	21, // 52: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	23, // 53: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	25, // 54: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	27, // 55: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	29, // 56: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	31, // 57: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	33, // 58: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	35, // 59: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	20, // 60: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	22, // 61: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	24, // 62: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	26, // 63: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	28, // 64: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	30, // 65: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	32, // 66: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	34, // 67: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	36, // 68: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	60, // [60:69] is the sub-list for method output_type
-	51, // [51:60] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	12, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	12, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	13, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	48, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	50, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
+	51, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	5,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	48, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	16, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	20, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	15, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
+	50, // 23: piped.v1.Final.last:type_name -> piped.v1.End
+	48, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	3,  // 25: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	49, // 26: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	49, // 27: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	18, // 28: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	6,  // 29: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	0,  // 30: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	1,  // 31: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	1,  // 32: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	1,  // 33: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	17, // 34: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	17, // 35: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	20, // 36: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	44, // 37: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	17, // 38: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	19, // 39: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	8,  // 40: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	8,  // 41: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	2,  // 42: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	45, // 43: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	8,  // 44: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	46, // 45: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	52, // 46: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	2,  // 47: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	8,  // 48: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	29, // 49: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	30, // 50: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	53, // 51: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	7,  // 52: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	48, // 53: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	47, // 54: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	14, // 55: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	15, // 56: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	51, // 57: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	17, // 58: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	9,  // 59: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	19, // 60: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	14, // 61: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	52, // 62: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 63: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	52, // 64: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	52, // 65: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	14, // 66: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	21, // 67: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	23, // 68: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	25, // 69: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	27, // 70: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	31, // 71: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	33, // 72: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	35, // 73: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	37, // 74: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	39, // 75: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	41, // 76: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	22, // 77: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	24, // 78: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	26, // 79: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	28, // 80: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	32, // 81: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	34, // 82: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	36, // 83: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	38, // 84: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	40, // 85: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	42, // 86: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	77, // [77:87] is the sub-list for method output_type
+	67, // [67:77] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -2907,18 +3593,25 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[7].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[7].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[26].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{
+		(*WatchSessionsResponse_Snapshot)(nil),
+		(*WatchSessionsResponse_SnapshotEnd)(nil),
+		(*WatchSessionsResponse_Event)(nil),
+		(*WatchSessionsResponse_Heartbeat)(nil),
+	}
+	file_piped_v1_session_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   33,
+			NumEnums:      8,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
