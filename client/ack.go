@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
@@ -10,18 +11,20 @@ import (
 
 // Ack acknowledges everything below a position, usually a Message's After: the
 // daemon may free it and will not send it again. It returns at once; that it was
-// taken is certain only after Close. For an observer and with AutoAck it does
-// nothing.
+// taken is certain only after Close. What was not received yet cannot be
+// acknowledged. For an observer and with AutoAck it does nothing.
 func (r *Reader) Ack(below Position) error {
 	if !r.acking {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closing {
+	switch {
+	case r.closing:
 		return ErrClosed
-	}
-	if below.Compare(r.ackTo) > 0 {
+	case below.Compare(r.at) > 0:
+		return fmt.Errorf("%v is acknowledged, but only what is below %v was received: %w", below, r.at, ErrPositionOutOfRange)
+	case below.Compare(r.ackTo) > 0:
 		r.ackTo = below
 		r.wakeAcks()
 	}
@@ -36,26 +39,33 @@ func (r *Reader) wakeAcks() {
 }
 
 // acknowledge sends the newest acknowledgement, never more than one at a time,
-// until the Reader closes or the stream ends.
-func (r *Reader) acknowledge() {
+// until the Reader closes or the stream ends. A stream takes only
+// acknowledgements of what came on it, so those of an earlier stream may wait.
+func (r *Reader) acknowledge(s *recvStream, ended <-chan struct{}) {
 	for {
 		r.mu.Lock()
-		to, send, closing := r.ackTo, r.ackTo.Compare(r.acked) > 0, r.closing
-		r.acked = to
+		to := r.ackTo
+		if r.came.Compare(to) < 0 {
+			to = r.came
+		}
+		send, last := to.Compare(r.acked) > 0, r.closing && to == r.ackTo
+		if send {
+			r.acked = to
+		}
 		r.mu.Unlock()
 		switch {
 		case send:
 			ack := &pipedv1.RecvAck{Position: to.proto()}
-			if err := r.stream.Send(&pipedv1.RecvRequest{Request: &pipedv1.RecvRequest_Ack{Ack: ack}}); err != nil {
+			if err := s.Send(&pipedv1.RecvRequest{Request: &pipedv1.RecvRequest_Ack{Ack: ack}}); err != nil {
 				return
 			}
-		case closing:
-			_ = r.stream.CloseSend()
+		case last:
+			_ = s.CloseSend()
 			return
 		default:
 			select {
 			case <-r.wake:
-			case <-r.stream.Context().Done():
+			case <-ended:
 				return
 			}
 		}
@@ -73,6 +83,9 @@ func (r *Reader) Close(ctx context.Context) error {
 		r.closing = true
 		close(r.detached)
 		r.wakeAcks()
+	}
+	if r.giveUp != nil && r.settledLocked() {
+		r.giveUp()
 	}
 	r.mu.Unlock()
 	defer r.cancel()

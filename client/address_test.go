@@ -11,9 +11,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/piped-dev/piped/client"
+	"google.golang.org/grpc"
 )
 
 func TestSocketPathTakesUnixAddresses(t *testing.T) {
@@ -130,6 +132,15 @@ func TestDialSaysThatItWasRefused(t *testing.T) {
 	_, err = client.Dial(t.Context(), "unix://"+path)
 	if !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, client.ErrRefused) {
 		t.Errorf("got %v, want ErrUnavailable and ErrRefused", err)
+	}
+}
+
+func TestDialOfADaemonThatHangsSaysThatItDoesNotAnswer(t *testing.T) {
+	path := filepath.Join(shortDir(t), "s")
+	listen(t, path) // and nobody accepts
+	_, err := client.Dial(t.Context(), "unix://"+path, grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 50 * time.Millisecond}))
+	if !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrRefused) || !strings.Contains(err.Error(), "did not answer") {
+		t.Errorf("got %v, want ErrUnavailable because it did not answer", err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -24,11 +25,19 @@ const (
 	maxResponseSize = 16 << 20
 )
 
-// A Client is a connection to one daemon. It is safe for concurrent use. It
-// carries as many open Writers and Readers at a time as
-// Limits.max_streams_per_connection says; for more, dial once more.
+// What finds a connection that is only half open, or swallows everything, within
+// 25 s. The daemon allows a ping each 10 s.
+const (
+	keepaliveTime    = 15 * time.Second
+	keepaliveTimeout = 10 * time.Second
+)
+
+// A Client speaks to one daemon, over one connection or, where
+// Limits.max_streams_per_connection makes more necessary, over several, which it
+// opens and closes by itself. A connection that was lost is made again by the
+// next call. It is safe for concurrent use.
 type Client struct {
-	conn     *grpc.ClientConn
+	pool     *pool
 	sessions pipedv1.SessionServiceClient
 	pipes    pipedv1.PipeServiceClient
 	server   pipedv1.ServerServiceClient
@@ -41,22 +50,14 @@ type Client struct {
 // Dial connects to the daemon at addr (unix:///PATH) and waits until it answers
 // or ctx ends; the error is an *AddressError, or a *NoServerError that wraps
 // ErrRefused where a daemon does not serve this user. Further gRPC options are
-// applied last. The caller closes the Client.
+// applied last, to each connection. The caller closes the Client.
 func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, error) {
 	if _, err := SocketPath(addr); err != nil {
 		return nil, err
 	}
 	// What the dialer met is told instead of gRPC's own words about it.
-	var mu sync.Mutex
-	var dialed bool
-	var dialErr error
-	dialer := func(ctx context.Context, _ string) (net.Conn, error) {
-		conn, err := dialSocket(ctx, addr)
-		mu.Lock()
-		defer mu.Unlock()
-		dialed, dialErr = true, err
-		return conn, err
-	}
+	met := &meeting{}
+	dialer := func(ctx context.Context, _ string) (net.Conn, error) { return met.dial(ctx, addr) }
 	all := append([]grpc.DialOption{
 		grpc.WithContextDialer(dialer),
 		grpc.WithAuthority("localhost"),
@@ -64,58 +65,81 @@ func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, e
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connWindow),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponseSize)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true,
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: minPause, Multiplier: 2, Jitter: 0.2, MaxDelay: maxPause},
+			MinConnectTimeout: keepaliveTimeout,
+		}),
 		// A call that failed may have happened: only the caller knows whether to
 		// repeat it.
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
 	}, opts...)
-	conn, err := grpc.NewClient("passthrough:///piped", all...)
+	conns, err := newPool(func() (*grpc.ClientConn, error) { return grpc.NewClient("passthrough:///piped", all...) })
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", addr, err)
 	}
-	if err := connect(ctx, conn); err != nil {
-		_ = conn.Close()
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case ctx.Err() != nil:
-		case dialErr != nil:
-			err = dialErr
-		case dialed:
-			err = ErrRefused
+	if err := connect(ctx, conns.first()); err != nil {
+		_ = conns.close()
+		if ctx.Err() == nil {
+			err = met.reason(err)
 		}
 		return nil, &NoServerError{Addresses: []string{addr}, Errs: []error{err}}
 	}
 	return &Client{
-		conn:     conn,
-		sessions: pipedv1.NewSessionServiceClient(conn),
-		pipes:    pipedv1.NewPipeServiceClient(conn),
-		server:   pipedv1.NewServerServiceClient(conn),
+		pool:     conns,
+		sessions: pipedv1.NewSessionServiceClient(conns),
+		pipes:    pipedv1.NewPipeServiceClient(conns),
+		server:   pipedv1.NewServerServiceClient(conns),
 	}, nil
 }
 
-// connect waits for the first connection, or for its failure.
-func connect(ctx context.Context, conn *grpc.ClientConn) error {
-	conn.Connect()
-	for {
+// lookAgain is after what time a connection that seems not to have begun is begun
+// again: it may have come and gone between two looks, which leaves no trace.
+const lookAgain = 100 * time.Millisecond
+
+// A connector is the part of a *grpc.ClientConn that connect needs.
+type connector interface {
+	Connect()
+	GetState() connectivity.State
+	WaitForStateChange(ctx context.Context, from connectivity.State) bool
+}
+
+// connect waits for a connection, or for its failure.
+func connect(ctx context.Context, conn connector) error {
+	for tried := false; ; {
 		state := conn.GetState()
 		switch state {
 		case connectivity.Ready:
 			return nil
 		case connectivity.TransientFailure, connectivity.Shutdown:
 			return ErrUnavailable
+		case connectivity.Connecting:
+			tried = true
+		case connectivity.Idle:
+			// It is idle again where it was cut before anything was said.
+			if tried {
+				return ErrUnavailable
+			}
+			conn.Connect()
 		}
-		if !conn.WaitForStateChange(ctx, state) {
+		look, cancel := context.WithTimeout(ctx, lookAgain)
+		if conn.WaitForStateChange(look, state) && state == connectivity.Idle {
+			tried = true
+		}
+		cancel()
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
 }
 
-// Close ends the connection. Sessions stay; open Writers and Readers of this
-// Client fail.
-func (c *Client) Close() error { return c.conn.Close() }
+// Close ends the connections. Sessions stay; open Writers, Readers and Watchers
+// of this Client fail.
+func (c *Client) Close() error { return c.pool.close() }
 
 // Info returns what the daemon says of itself.
 func (c *Client) Info(ctx context.Context) (*pipedv1.GetServerInfoResponse, error) {
@@ -126,7 +150,24 @@ func (c *Client) Info(ctx context.Context) (*pipedv1.GetServerInfoResponse, erro
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.limits = info.GetLimits()
+	c.pool.setLimit(c.limits.GetMaxStreamsPerConnection())
 	return info, nil
+}
+
+// comeBack waits before the next attempt after err and makes a connection that was
+// lost again. It returns an error, err or that of ctx, when there is to be no
+// further attempt; as Dial, it does not wait for a daemon that is not there.
+func (c *Client) comeBack(ctx context.Context, r *retry, err error) error {
+	if err := r.again(ctx, err); err != nil {
+		return err
+	}
+	if connect(ctx, c.pool.first()) == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fromRPC(err)
 }
 
 // Limits returns the daemon's limits, and asks for them the first time only.
@@ -137,9 +178,14 @@ func (c *Client) Limits(ctx context.Context) (*pipedv1.Limits, error) {
 	if limits != nil {
 		return limits, nil
 	}
-	info, err := c.Info(ctx)
-	if err != nil {
-		return nil, err
+	attempts := retry{limit: openFor}
+	for {
+		info, err := c.Info(ctx)
+		if err == nil {
+			return info.GetLimits(), nil
+		}
+		if err := c.comeBack(ctx, &attempts, err); err != nil {
+			return nil, err
+		}
 	}
-	return info.GetLimits(), nil
 }

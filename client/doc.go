@@ -26,15 +26,35 @@
 // # What is certain
 //
 // [Writer.Flush] and [Writer.Close] return when the daemon has everything that
-// was sent. A Writer with an ID may be opened again after a cut:
-// [Writer.Next] says where to go on, and what is sent twice under one number is
-// written once.
-//
-// What a Reader received belongs to it only when it says so with [Reader.Ack];
-// until then the daemon keeps it, and gives it to the next consumer.
+// was sent. What a Reader received belongs to it only when it says so with
+// [Reader.Ack]; until then the daemon keeps it, and gives it to the next consumer.
 // [Reader.Close] returns when the last acknowledgement is certain. io.EOF from
 // [Reader.Next] means that everything up to the true end of the direction was
-// received, in order and once; when something is missing, the error says what.
+// received, in order and once; when something is missing, the error says what: a
+// *[GapError] or an *[IncompleteError]. [Client.Verify] compares with the last words
+// that come with the exit of a process.
+//
+// # When the connection is lost
+//
+// It is found within 31 s, whatever became of it, and made again, with pauses of
+// 10 ms to 2 s. A [Writer] keeps what is not acknowledged and sends it again, a
+// [Reader] leaves out what it has handed on, [Client.Watch] goes on behind the last
+// event: who uses them sees nothing of it but time. It goes on until the context
+// ends, or for ReconnectFor. Unary calls are not repeated: only the caller knows
+// whether that is right.
+//
+// A Writer with an ID goes on even where an earlier one, in a process that was
+// killed, stopped: [Writer.Next] says where, and what is sent twice under one
+// number is written once.
+//
+// # Leases
+//
+// One client at a time sends into an endpoint, and one consumes from it. A Writer
+// or Reader takes that right by itself, keeps it for a while when it is cut, and
+// gives it back when it is closed; any number of observers look on.
+// [Endpoint.AcquireLease] takes it without a stream. Steal takes it from whoever
+// has it: their Writer or Reader ends with [ErrFenced], and nothing more of theirs
+// is taken.
 //
 // # Errors
 //

@@ -55,6 +55,7 @@ const (
 	ErrDirectory            Reason = "DIRECTORY"
 	ErrSpawnFailed          Reason = "SPAWN_FAILED"
 	ErrDescriptorLimit      Reason = "DESCRIPTOR_LIMIT"
+	ErrLogSpace             Reason = "LOG_SPACE"
 	ErrProcessLimit         Reason = "PROCESS_LIMIT"
 	ErrMemoryLimit          Reason = "MEMORY_LIMIT"
 	ErrArgument             Reason = "ARGUMENT"
@@ -158,16 +159,38 @@ func (e *GapError) Error() string {
 	return fmt.Sprintf("messages %v up to %v were dropped", e.From, e.To)
 }
 
-// An IncompleteError says that a direction ended elsewhere than where its
-// reader stands: something is missing.
+// ErrIncomplete matches every *IncompleteError.
+var ErrIncomplete = errors.New("incomplete")
+
+// An IncompleteError says that a direction ended or goes on elsewhere than where
+// its reader or writer stands: something is missing. errors.Is matches it with
+// ErrIncomplete.
 type IncompleteError struct {
-	// Have is the position up to which the reader has everything.
+	// Have is the position up to which everything is there.
 	Have Position
-	// Want is the position at which the direction ended or went on.
+	// Want is the position up to which it should be.
 	Want Position
+	// Detail says more, for people; it may be empty.
+	Detail string
 }
 
 // Error says what is missing.
 func (e *IncompleteError) Error() string {
-	return fmt.Sprintf("incomplete: have everything up to %v, the daemon says %v", e.Have, e.Want)
+	text := fmt.Sprintf("incomplete: everything up to %v is there, it should be up to %v", e.Have, e.Want)
+	if e.Detail != "" {
+		text += ": " + e.Detail
+	}
+	return text
+}
+
+// Is says whether target is ErrIncomplete.
+func (e *IncompleteError) Is(target error) bool { return target == ErrIncomplete }
+
+// fencedBy is the metadata of FENCED that names the new holder of a lease.
+const fencedBy = "by"
+
+// expired says that a lease has ended and nobody took it.
+func expired(err error) bool {
+	e, ok := errors.AsType[*Error](fromRPC(err))
+	return ok && e.Reason == ErrFenced && e.Metadata[fencedBy] == ""
 }

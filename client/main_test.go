@@ -57,8 +57,8 @@ func failed(err error) int {
 
 // startDaemon starts a daemon and waits until it answers. stop ends it with a
 // signal and waits for its exit.
-func startDaemon(addr string) (stop func(os.Signal) error, err error) {
-	cmd := exec.Command(daemonProgram, "--listen", addr)
+func startDaemon(addr string, args ...string) (stop func(os.Signal) error, err error) {
+	cmd := exec.Command(daemonProgram, append([]string{"--listen", addr}, args...)...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		return nil, err

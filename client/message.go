@@ -8,7 +8,8 @@ type Message struct {
 	// Position is where Data begins: the number of the message, and an offset
 	// other than 0 when an earlier part was received before.
 	Position Position
-	// After is the position behind it, for Ack.
+	// After is the position behind it, for Ack: inside the message where it goes
+	// on, or was truncated, and otherwise where the next one begins.
 	After Position
 	// Data is the payload. It belongs to the caller.
 	Data []byte
@@ -32,6 +33,68 @@ type unpacked struct {
 	// start where it begins in the data.
 	at           Position
 	index, start int
+	// skipped is how much of the next message was skipped.
+	skipped int
+}
+
+// end returns the position behind the batch.
+func (u *unpacked) end() Position {
+	n, size := len(u.batch.GetSizes()), len(u.batch.GetData())
+	if u.raw || n <= 1 {
+		return u.at.after(size, u.raw, u.unfinished())
+	}
+	end := Position{Incarnation: u.at.Incarnation, Message: u.at.Message + uint64(n)}
+	if u.unfinished() {
+		end.Message, end.Offset = end.Message-1, uint64(u.batch.GetSizes()[n-1])
+	}
+	return end
+}
+
+// unfinished says whether the batch ends inside its last message.
+func (u *unpacked) unfinished() bool { return u.batch.GetMore() || u.batch.GetTruncated() }
+
+// skipTo drops what lies below a position: a new stream begins with what is not
+// acknowledged, and the application has had some of that.
+func (u *unpacked) skipTo(to Position) {
+	if u.at.Compare(to) < 0 && u.end().Compare(to) <= 0 {
+		u.batch = nil
+		return
+	}
+	for u.at.Compare(to) < 0 {
+		rest := *u
+		m := rest.next()
+		if m.After.Compare(to) <= 0 {
+			*u = rest
+			continue
+		}
+		skip := to.Offset - u.at.Offset
+		if u.raw {
+			skip = to.Message - u.at.Message
+		}
+		u.skipped = int(min(skip, uint64(len(m.Data))))
+		u.start += u.skipped
+		u.at = to
+	}
+}
+
+// cutAt drops what lies at or above a position. Of a message in parts it keeps
+// the part that is there.
+func (u *unpacked) cutAt(to Position) {
+	switch n := len(u.batch.GetSizes()); {
+	case u.at.Compare(to) >= 0:
+		u.batch = nil
+	case u.end().Compare(to) <= 0:
+	case u.raw:
+		u.batch = &pipedv1.Batch{First: u.batch.GetFirst(), Data: u.batch.GetData()[:to.Message-u.at.Message]}
+	case n > 1:
+		// The marks belong to the last message, which is one of those that go.
+		sizes := u.batch.GetSizes()[:max(to.Message-u.at.Message, 1)]
+		total := 0
+		for _, size := range sizes {
+			total += int(size)
+		}
+		u.batch = &pipedv1.Batch{First: u.batch.GetFirst(), Data: u.batch.GetData()[:total], Sizes: sizes}
+	}
 }
 
 // empty says whether all messages were taken.
@@ -42,7 +105,7 @@ func (u *unpacked) next() Message {
 	sizes, data := u.batch.GetSizes(), u.batch.GetData()
 	end, last := len(data), true
 	if u.index < len(sizes) {
-		end, last = min(u.start+int(sizes[u.index]), len(data)), u.index == len(sizes)-1
+		end, last = min(u.start+int(sizes[u.index])-u.skipped, len(data)), u.index == len(sizes)-1
 	}
 	// The full slice expression keeps an append of the caller out of its
 	// neighbour.
@@ -54,8 +117,8 @@ func (u *unpacked) next() Message {
 	if m.More || m.Position.Offset > 0 {
 		m.TotalSize = u.batch.GetTotalSize()
 	}
-	m.After = u.at.after(len(m.Data), u.raw, m.More)
-	u.at, u.index, u.start = m.After, u.index+1, end
+	m.After = u.at.after(len(m.Data), u.raw, m.More || m.Truncated)
+	u.at, u.index, u.start, u.skipped = m.After, u.index+1, end, 0
 	if last {
 		u.batch = nil
 	}

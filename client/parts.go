@@ -129,7 +129,7 @@ func (w *Writer) sendParts(ctx context.Context, p *parts) error {
 // sendPart puts one part in line. have is how much of the message there is with
 // this part.
 func (w *Writer) sendPart(ctx context.Context, part []byte, more bool, total int64, have uint64) error {
-	if err := w.lockWhen(ctx, w.pending.empty); err != nil {
+	if err := w.lockWhen(ctx, func() bool { return w.pending.empty() && w.roomLocked(len(part)) }); err != nil {
 		return err
 	}
 	defer w.mu.Unlock()
@@ -137,6 +137,7 @@ func (w *Writer) sendPart(ctx context.Context, part []byte, more bool, total int
 	w.unfinished = nil
 	if more {
 		w.next = w.pending.first.after(len(part), false, true)
+		w.pending.end = w.next
 		w.unfinished = &pipedv1.UnfinishedMessage{Have: have, Total: uint64(total)}
 	}
 	w.pending.part, w.pending.more = true, more

@@ -114,3 +114,87 @@ func TestUnpackedGivesEachMessageItsPlaceAndMarks(t *testing.T) {
 		})
 	}
 }
+
+func TestSkippedMessagesLeaveTheRestAsItWas(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		raw := rapid.Bool().Draw(t, "raw")
+		sizes := rapid.SliceOfN(rapid.Uint32Range(0, 4), 1, 5).Draw(t, "sizes")
+		offset := uint64(0)
+		if raw || len(sizes) == 1 {
+			sizes = sizes[:1]
+			offset = rapid.Uint64Range(0, 3).Draw(t, "offset")
+		}
+		more := !raw && rapid.Bool().Draw(t, "more")
+		if raw || more {
+			// A batch that moves nothing on is never sent.
+			sizes[len(sizes)-1]++
+		}
+		if raw {
+			offset = 0
+		}
+		var data []byte
+		for _, size := range sizes {
+			for range size {
+				data = append(data, byte(len(data)))
+			}
+		}
+		batch := &pipedv1.Batch{Data: data, More: more, TotalSize: 99}
+		if len(sizes) > 1 {
+			batch.Sizes = sizes
+		}
+		u := unpacked{batch: batch, raw: raw, at: Position{Message: 7, Offset: offset}}
+		all, end := drain(u), u.end()
+		if last := all[len(all)-1]; last.After != end {
+			t.Fatalf("the end is %v, the last message ends at %v", end, last.After)
+		}
+		// Every place at which a reader may stand, and one before and after.
+		places := []Position{{Message: 6}, u.at, {Message: end.Message + 1}}
+		for _, m := range all {
+			for k := range uint64(len(m.Data)) {
+				place := m.Position
+				if raw {
+					place.Message += k
+				} else {
+					place.Offset += k
+				}
+				places = append(places, place)
+			}
+			places = append(places, m.After)
+		}
+		for _, place := range places {
+			rest := u
+			rest.skipTo(place)
+			if diff := cmp.Diff(from(all, place, raw), drain(rest)); diff != "" {
+				t.Fatalf("from %v (-want +got):\n%s", place, diff)
+			}
+		}
+	})
+}
+
+func drain(u unpacked) []Message {
+	var all []Message
+	for !u.empty() {
+		all = append(all, u.next())
+	}
+	return all
+}
+
+// from returns what of the messages lies at or above a place.
+func from(all []Message, place Position, raw bool) []Message {
+	var rest []Message
+	for _, m := range all {
+		if m.After.Compare(place) <= 0 {
+			continue
+		}
+		if skip := place.Offset - m.Position.Offset; !raw && m.Position.Compare(place) < 0 {
+			m.Data, m.Position = m.Data[skip:], place
+			m.TotalSize = 99
+		}
+		if skip := place.Message - m.Position.Message; raw && m.Position.Compare(place) < 0 {
+			m.Data, m.Position = m.Data[skip:], place
+			m.TotalSize = uint64(len(m.Data))
+		}
+		rest = append(rest, m)
+	}
+	return rest
+}

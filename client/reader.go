@@ -1,12 +1,15 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"sync"
+	"time"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 )
@@ -14,6 +17,9 @@ import (
 const (
 	// defaultMaxMessage bounds what Next joins in memory.
 	defaultMaxMessage = 64 << 20
+	// stallAfter is how long Next waits for more of a message before it takes the
+	// daemon to have no room for it.
+	stallAfter = 100 * time.Millisecond
 	// defaultBatchMessages is how many messages may come in one batch.
 	defaultBatchMessages = 1024
 )
@@ -24,9 +30,15 @@ type ReaderOptions struct {
 	// Observe looks without consuming: nothing is freed or delayed by it, and a
 	// Reader that is too slow gets a *GapError.
 	Observe bool
+	// Sent makes an observer see what clients send into the endpoint, not what
+	// comes out of it: those messages that are still retained, so a slow observer
+	// gets a *GapError early. Only with Observe; a daemon that can do it names the
+	// feature "observe/sent".
+	Sent bool
 	// ConsumerID names the consumer across streams, at most 128 bytes: a new
-	// Reader with the same ID takes over from the older one. Without it a second
-	// consumer is refused with ErrBusyReader.
+	// Reader with the same ID takes over from the older one, which ends with
+	// ErrFenced; any other second consumer is refused with ErrBusyReader. Empty
+	// means a generated one.
 	ConsumerID string
 	// Start is where to begin; unspecified means the first message that is not
 	// acknowledged, and for an observer the oldest retained.
@@ -48,29 +60,46 @@ type ReaderOptions struct {
 	// ErrMessageTooLong and leave it where it is. 0 means no limit.
 	RefuseLonger uint64
 	// AutoAck acknowledges everything as the daemon sends it: what is on its way
-	// when the stream is cut is lost.
+	// when the stream is cut is lost, and Next says so with a *GapError.
 	AutoAck bool
 	// StopAtNow ends an observer's reading at what is retained now.
 	StopAtNow bool
 	// Force receives even though a process holds a copy of the same end and may
 	// read the same bytes.
 	Force bool
+	// ReconnectFor is how long the Reader tries to come back after the connection
+	// was lost. 0 means until its context ends, or Close's.
+	ReconnectFor time.Duration
+	// LeaseDuration is how long a consumer's right outlives a stream that was cut,
+	// so that nobody else takes it before the Reader is back. 0 means what the
+	// daemon gives by default (Limits.lease_duration); less than 0 means that it
+	// does not.
+	LeaseDuration time.Duration
+	// LeaseToken proves a lease that the caller has: see Endpoint.AcquireLease.
+	LeaseToken []byte
+	// Steal takes the right to consume from whoever has it.
+	Steal bool
 }
 
-// A Reader receives messages from an endpoint over one stream. Next and NextPart
-// are for one goroutine at a time; Ack, End, Position and Close may be called
-// meanwhile. Close it, or cancel the context it was made with.
+// A Reader receives messages from an endpoint. When the connection is lost, it
+// connects again and goes on exactly where it stood. Next and NextPart are for
+// one goroutine at a time; Ack, End, Position and Close may be called meanwhile.
+// Close it, or cancel the context it was made with.
 type Reader struct {
-	stream   pipedv1.PipeService_RecvClient
+	endpoint *Endpoint
 	cancel   context.CancelFunc
 	acking   bool
 	raw      bool
 	stopsNow bool
 	maxJoin  int
+	// ownsLease says that the lease is of no use to anybody else: nobody knows
+	// the ID, and it was not acquired before.
+	ownsLease bool
 
-	// incoming are the responses, closed after the last; then final is the
-	// status of the stream (io.EOF means OK).
-	incoming chan *pipedv1.RecvResponse
+	// incoming is what arrived, each thing once, whatever streams it came on. It
+	// is closed after the last; then final is the status of the last stream
+	// (io.EOF means OK).
+	incoming chan arrival
 	final    error
 	// wake tells the acknowledging loop that there is something to do.
 	wake chan struct{}
@@ -82,55 +111,81 @@ type Reader struct {
 	batch unpacked
 	// joined is the beginning of a message whose parts Next is joining.
 	joined *Message
+	// unacked are the bytes of it that are not acknowledged, and room is how many
+	// may be.
+	unacked, room int
+	// whole says that what comes next cannot be the rest of a message whose
+	// beginning is missing.
+	whole bool
 
 	// mu guards everything below.
 	mu sync.Mutex
-	// at is the position up to which everything was received.
+	// at is the position up to which everything was returned.
 	at Position
-	// cut says that the last message was marked partial or truncated.
-	cut bool
 	// err is what Next returns from now on.
 	err error
 	end *pipedv1.End
-	// ackTo is the acknowledgement to be sent, acked what was sent.
+	// ackTo is the acknowledgement to be sent, acked what was sent on the present
+	// stream.
 	ackTo, acked Position
-	closing      bool
+	// began is where the present stream began: what is below is certainly
+	// acknowledged. came is how far it has come.
+	began, came Position
+	closing     bool
+	// giveUp ends the attempts to come back; nil while there is a stream.
+	giveUp context.CancelFunc
+	// lease is the right that the last stream held.
+	lease *Lease
 }
 
 // NewReader opens a stream from the endpoint. There is one consumer at a time
 // for an endpoint and any number of observers. ctx governs the Reader for its
 // whole life, not only its opening.
 func (e *Endpoint) NewReader(ctx context.Context, opts ReaderOptions) (*Reader, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	stream, opened, err := e.openRecv(ctx, opts.request(e.ref))
+	limits, err := e.client.Limits(ctx)
 	if err != nil {
-		cancel()
-		return nil, fromRPC(err)
+		return nil, err
+	}
+	generated := opts.ConsumerID == ""
+	if generated && !opts.Observe {
+		opts.ConsumerID = rand.Text()
 	}
 	if opts.MaxMessageSize <= 0 {
 		opts.MaxMessageSize = defaultMaxMessage
 	}
-	start := positionOf(opened.GetPosition())
-	r := &Reader{
-		stream:   stream,
-		cancel:   cancel,
-		acking:   !opts.Observe && !opts.AutoAck,
-		raw:      opened.GetFraming() == rawFraming,
-		stopsNow: opts.StopAtNow,
-		maxJoin:  opts.MaxMessageSize,
-		incoming: make(chan *pipedv1.RecvResponse),
-		wake:     make(chan struct{}, 1),
-		detached: make(chan struct{}),
-		at:       start,
-		ackTo:    start,
-		acked:    start,
+	ctx, cancel := context.WithCancel(ctx)
+	o := &recvOpener{
+		endpoint: e, open: opts.request(e.ref, limits), fullBatch: limits.GetPartSize(),
+		silence: longestSilence(limits), retry: retry{limit: opts.ReconnectFor}, acquired: len(opts.LeaseToken) > 0,
 	}
-	r.loops.Go(r.receive)
-	r.loops.Go(r.acknowledge)
+	s, err := o.first(ctx)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	start := positionOf(s.opened.GetPosition())
+	r := &Reader{
+		endpoint:  e,
+		cancel:    cancel,
+		acking:    !opts.Observe && !opts.AutoAck,
+		raw:       s.opened.GetFraming() == rawFraming,
+		stopsNow:  opts.StopAtNow,
+		maxJoin:   opts.MaxMessageSize,
+		room:      int(min(limits.GetLogSize(), cmp.Or(opts.MaxUnackedBytes, math.MaxInt)) / 2),
+		whole:     opts.Start == pipedv1.RecvStart_RECV_START_POSITION,
+		ownsLease: generated && len(opts.LeaseToken) == 0,
+		incoming:  make(chan arrival),
+		wake:      make(chan struct{}, 1),
+		detached:  make(chan struct{}),
+		at:        start,
+		ackTo:     start,
+		lease:     leaseOf(e, s.opened.GetLease(), s.opened.GetLeaseToken()),
+	}
+	r.loops.Go(func() { r.run(ctx, o, s) })
 	return r, nil
 }
 
-func (o *ReaderOptions) request(ref Ref) *pipedv1.RecvOpen {
+func (o *ReaderOptions) request(ref Ref, limits *pipedv1.Limits) *pipedv1.RecvOpen {
 	open := &pipedv1.RecvOpen{
 		Endpoint:           ref.proto(),
 		Mode:               pipedv1.RecvMode_RECV_MODE_CONSUME,
@@ -143,9 +198,14 @@ func (o *ReaderOptions) request(ref Ref) *pipedv1.RecvOpen {
 		AutoAck:            o.AutoAck,
 		StopAtNow:          o.StopAtNow,
 		Force:              o.Force,
+		LeaseToken:         o.LeaseToken,
+		LeaseDuration:      leaseDuration(o.LeaseDuration, limits),
+		Steal:              o.Steal,
+		Sent:               o.Sent,
 	}
 	if o.Observe {
 		open.Mode = pipedv1.RecvMode_RECV_MODE_OBSERVE
+		open.LeaseDuration = nil
 	}
 	if o.Start == pipedv1.RecvStart_RECV_START_POSITION {
 		open.Position = o.Position.proto()
@@ -158,24 +218,15 @@ func (o *ReaderOptions) request(ref Ref) *pipedv1.RecvOpen {
 	return open
 }
 
-func (e *Endpoint) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (pipedv1.PipeService_RecvClient, *pipedv1.RecvOpened, error) {
-	stream, err := e.client.pipes.Recv(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	// An error of Send here is EOF; Recv then says what happened.
-	err = stream.Send(&pipedv1.RecvRequest{Request: &pipedv1.RecvRequest_Open{Open: open}})
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, nil, err
-	}
-	resp, err := stream.Recv()
-	if err != nil {
-		return nil, nil, err
-	}
-	if resp.GetOpened() == nil {
-		return nil, nil, fmt.Errorf("the daemon answered %T instead of opening the stream", resp.GetResponse())
-	}
-	return stream, resp.GetOpened(), nil
+// Ref returns the name of the endpoint.
+func (r *Reader) Ref() Ref { return r.endpoint.ref }
+
+// Lease returns the right to consume as the last stream had it, which is also
+// there while the Reader is coming back; nil for an observer.
+func (r *Reader) Lease() *Lease {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lease
 }
 
 // Raw says whether the direction has no frames: each byte counts as a message.
@@ -201,36 +252,83 @@ func (r *Reader) End() *pipedv1.End {
 }
 
 // Next returns the next message. Parts of a large one are joined, up to
-// ReaderOptions.MaxMessageSize, and each part is acknowledged as the next one is
-// asked for, because the daemon need not have room for all of them. When ctx
-// ends in between, a further Next goes on.
+// ReaderOptions.MaxMessageSize. The daemon need not have room for all of a message,
+// so what was joined is acknowledged once it is more than half of its log, or when
+// nothing more comes. When ctx ends in between, a further Next goes on; when the
+// consumer ends in between, the next one gets a *GapError for what was
+// acknowledged before it gets the rest.
 //
 // After the last message comes io.EOF, for ever; when something is missing it is
 // an *IncompleteError instead. A *GapError says what was skipped, and Next goes
 // on behind it.
 func (r *Reader) Next(ctx context.Context) (Message, error) {
 	for {
-		part, err := r.part(ctx)
-		if err != nil {
+		if err := r.fill(ctx); err != nil {
 			return Message{}, err
 		}
+		if gap := r.torn(); gap != nil {
+			return Message{}, gap
+		}
+		part := r.unpack()
 		if r.joined == nil {
 			if !part.More || r.raw {
 				return part, nil
 			}
 			part.Data = append(make([]byte, 0, min(part.TotalSize, uint64(r.maxJoin), 2*uint64(len(part.Data)))), part.Data...)
-			r.joined = &part
+			r.joined, r.unacked = &part, len(part.Data)
 		} else {
 			r.joined.join(part)
+			r.unacked += len(part.Data)
 		}
 		if whole := r.joined; !whole.More || len(whole.Data) >= r.maxJoin {
 			r.joined = nil
 			return *whole, nil
 		}
-		if err := r.Ack(r.joined.After); err != nil {
-			return Message{}, err
+		if r.unacked > r.room {
+			if err := r.ackJoined(); err != nil {
+				return Message{}, err
+			}
 		}
 	}
+}
+
+// fill waits until there is a message or part in r.batch. Where Next is joining and
+// nothing comes, the log of this pipe may be smaller than the usual one, or full of
+// what the caller has not acknowledged: then the daemon is given room.
+func (r *Reader) fill(ctx context.Context) error {
+	if r.joined == nil || r.unacked == 0 || !r.acking || !r.batch.empty() {
+		return r.arrive(ctx)
+	}
+	soon, cancel := context.WithTimeout(ctx, stallAfter)
+	err := r.arrive(soon)
+	stalled := soon.Err() != nil && r.failed() == nil
+	cancel()
+	if err == nil || ctx.Err() != nil || !stalled || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	r.room = min(r.room, r.unacked/2)
+	if err := r.ackJoined(); err != nil {
+		return err
+	}
+	return r.arrive(ctx)
+}
+
+// ackJoined acknowledges what was joined so far.
+func (r *Reader) ackJoined() error {
+	r.unacked = 0
+	return r.Ack(r.joined.After)
+}
+
+// torn returns, once, what is missing where the first that came is the rest of a
+// message: another consumer has acknowledged the beginning.
+func (r *Reader) torn() *GapError {
+	at := r.batch.at
+	if r.whole || at.Offset == 0 {
+		r.whole = true
+		return nil
+	}
+	r.whole = true
+	return &GapError{From: Position{Incarnation: at.Incarnation, Message: at.Message}, To: at}
 }
 
 // join adds the next part.
@@ -244,39 +342,50 @@ func (m *Message) join(part Message) {
 }
 
 // NextPart returns the next message, or the next part of a large one, as it
-// comes; otherwise it is as Next.
+// comes; otherwise it is as Next, but without a *GapError where the Reader begins
+// inside a message.
 func (r *Reader) NextPart(ctx context.Context) (Message, error) {
 	if begun := r.joined; begun != nil {
 		r.joined = nil
 		return *begun, nil
 	}
-	return r.part(ctx)
+	if err := r.arrive(ctx); err != nil {
+		return Message{}, err
+	}
+	r.whole = true
+	return r.unpack(), nil
 }
 
-func (r *Reader) part(ctx context.Context) (Message, error) {
+// arrive waits until there is a message or part in r.batch.
+func (r *Reader) arrive(ctx context.Context) error {
 	for r.batch.empty() {
 		if err := r.failed(); err != nil {
-			return Message{}, err
+			return err
 		}
 		select {
-		case resp, ok := <-r.incoming:
+		case next, ok := <-r.incoming:
 			if !ok {
-				return Message{}, r.fail(r.ended())
+				return r.fail(r.ended())
 			}
-			if err := r.take(resp); err != nil {
-				return Message{}, err
+			if err := r.take(next); err != nil {
+				return err
 			}
 		case <-r.detached:
-			return Message{}, ErrClosed
+			return ErrClosed
 		case <-ctx.Done():
-			return Message{}, ctx.Err()
+			return ctx.Err()
 		}
 	}
+	return nil
+}
+
+// unpack takes the next message or part from r.batch.
+func (r *Reader) unpack() Message {
 	m := r.batch.next()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.at, r.cut = m.After, m.Partial || m.Truncated
-	return m, nil
+	r.at = m.After
+	return m
 }
 
 func (r *Reader) failed() error {
@@ -312,24 +421,21 @@ func (r *Reader) ended() error {
 	}
 }
 
-// take looks at one response; messages are in r.batch afterwards.
-func (r *Reader) take(resp *pipedv1.RecvResponse) error {
+// take looks at one arrival; messages are in r.batch afterwards.
+func (r *Reader) take(next arrival) error {
 	switch {
-	case resp.GetBatch() != nil:
-		first := positionOf(resp.GetBatch().GetFirst())
-		if first.Compare(r.Position()) != 0 {
-			return r.fail(&IncompleteError{Have: r.Position(), Want: first})
-		}
-		r.batch = unpacked{batch: resp.GetBatch(), raw: r.raw, at: first}
-	case resp.GetGap() != nil:
-		gap := &GapError{From: positionOf(resp.GetGap().GetFrom()), To: positionOf(resp.GetGap().GetTo())}
+	case next.gap != nil:
+		r.whole = true
 		r.mu.Lock()
-		r.at = gap.To
+		r.at = next.gap.To
 		r.mu.Unlock()
-		return gap
-	case resp.GetEnd() != nil:
-		return r.fail(r.finish(resp.GetEnd()))
+		return next.gap
+	case next.end != nil:
+		return r.fail(r.finish(next.end))
+	case next.batch.at.Compare(r.Position()) != 0:
+		return r.fail(&IncompleteError{Have: r.Position(), Want: next.batch.at})
 	}
+	r.batch = next.batch
 	return nil
 }
 
@@ -338,36 +444,16 @@ func (r *Reader) finish(end *pipedv1.End) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.end = end
-	want := positionOf(end.GetPosition())
-	if r.at.Compare(want) == 0 {
-		return io.EOF
+	if err := r.completeLocked(end); err != nil {
+		return err
 	}
-	// A message that was cut ends inside itself, whatever its number says.
-	if r.cut && want.Message+1 == r.at.Message && r.at.Offset == 0 {
-		return io.EOF
-	}
-	return &IncompleteError{Have: r.at, Want: want}
+	return io.EOF
 }
 
-// receive hands responses on until the stream ends; after Close it drops them.
-func (r *Reader) receive() {
-	defer close(r.incoming)
-	for {
-		resp, err := r.stream.Recv()
-		if err != nil {
-			r.final = err
-			return
-		}
-		if resp.GetHeartbeat() != nil {
-			continue
-		}
-		select {
-		case r.incoming <- resp:
-		case <-r.detached:
-		case <-r.stream.Context().Done():
-			// Nothing may follow what is dropped here.
-			r.final = r.stream.Context().Err()
-			return
-		}
+// completeLocked returns an error unless everything up to the end was returned.
+func (r *Reader) completeLocked(end *pipedv1.End) error {
+	if want := positionOf(end.GetPosition()); r.at.Compare(want) != 0 {
+		return &IncompleteError{Have: r.at, Want: want}
 	}
+	return nil
 }

@@ -160,17 +160,36 @@ func TestTruncatedFrameIsDeliveredMarked(t *testing.T) {
 		Args:      []string{"printf", `\0\0\0\2ok\0\0\0\11cut`},
 		StdioPipe: &pipedv1.PipeSpec{FramingOut: &pipedv1.Framing{Name: "mp"}},
 	}})
-	r := newReader(t, c.Endpoint(client.Ref{Session: session}), client.ReaderOptions{})
-	if m, err := r.Next(t.Context()); err != nil || string(m.Data) != "ok" || m.Truncated {
-		t.Errorf("got %q, truncated %v, %v", m.Data, m.Truncated, err)
+	through, p := throughProxy(t)
+	e := through.Endpoint(client.Ref{Session: session})
+	for _, test := range []struct {
+		name string
+		opts client.ReaderOptions
+		acks bool
+	}{
+		{name: "observer", opts: client.ReaderOptions{Observe: true}},
+		{name: "consumer that acknowledges nothing"},
+		{name: "consumer", acks: true},
+	} {
+		name, r := test.name, newReader(t, e, test.opts)
+		if m := next(t, r); string(m.Data) != "ok" || m.Truncated {
+			t.Errorf("%s: got %q, truncated %v", name, m.Data, m.Truncated)
+		}
+		m := next(t, r)
+		if string(m.Data) != "cut" || !m.Truncated || m.After.Message != 2 || m.After.Offset != 3 {
+			t.Errorf("%s: got %q, truncated %v, up to %v; want cut, 2+3", name, m.Data, m.Truncated, m.After)
+		}
+		p.cutAll(false)
+		if test.acks {
+			if err := r.Ack(m.After); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) || r.End().GetCause() != pipedv1.EndCause_END_CAUSE_TRUNCATED {
+			t.Errorf("%s: got %v, end %v", name, err, r.End())
+		}
+		closeAll(t, r)
 	}
-	if m, err := r.Next(t.Context()); err != nil || string(m.Data) != "cut" || !m.Truncated {
-		t.Errorf("got %q, truncated %v, %v", m.Data, m.Truncated, err)
-	}
-	if _, err := r.Next(t.Context()); !errors.Is(err, io.EOF) || r.End().GetCause() != pipedv1.EndCause_END_CAUSE_TRUNCATED {
-		t.Errorf("got %v, end %v", err, r.End())
-	}
-	closeAll(t, r)
 }
 
 func TestMessageAboveTheJoinLimitComesInPieces(t *testing.T) {
@@ -215,8 +234,8 @@ func TestSecondConsumerIsRefusedUnlessItIsTheSame(t *testing.T) {
 		t.Errorf("got %v, want ErrBusyReader", err)
 	}
 	again := newReader(t, two, client.ReaderOptions{ConsumerID: "me"})
-	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrSuperseded) {
-		t.Errorf("the older one: got %v, want ErrSuperseded", err)
+	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("the older one: got %v, want ErrFenced", err)
 	}
 	_ = r.Close(t.Context())
 	closeAll(t, again)
@@ -299,4 +318,67 @@ func TestDroppedMessagesAreAGapAndNeverSilent(t *testing.T) {
 		t.Errorf("%d gaps, next is %d, want at least one, and %d", gaps, next, lines+1)
 	}
 	closeAll(t, r)
+}
+
+// Next joins a message, and the consumer is killed before the rest has come.
+func TestConsumerKilledWhileJoiningTearsNoMessageSilently(t *testing.T) {
+	one, two := newPipe(t, dial(t), "mp")
+	w := newWriter(t, one, client.WriterOptions{})
+	body := bytes.Repeat([]byte("x"), 300<<10)
+	rest, sink := io.Pipe()
+	sent := make(chan error, 1)
+	go func() { sent <- w.SendReader(t.Context(), rest, int64(len(body))) }()
+	if _, err := sink.Write(body[:256<<10+1]); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r, err := two.NewReader(ctx, client.ReaderOptions{ConsumerID: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+	if _, err := r.Next(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("while the rest is not there: got %v", err)
+	}
+	stop()
+	cancel() // killed
+	_ = r.Close(t.Context())
+	if _, err := sink.Write(body[256<<10+1:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	r2 := newReader(t, two, client.ReaderOptions{ConsumerID: "c"})
+	m, err := r2.Next(t.Context())
+	if gap, ok := errors.AsType[*client.GapError](err); ok {
+		if gap.From.Message != 1 || gap.From.Offset != 0 || gap.To.Message != 1 || gap.To.Offset == 0 {
+			t.Errorf("a gap from %v to %v", gap.From, gap.To)
+		}
+		m = next(t, r2)
+		if m.Position != gap.To || int(gap.To.Offset)+len(m.Data) != len(body) {
+			t.Errorf("%d bytes at %v after a gap to %v", len(m.Data), m.Position, gap.To)
+		}
+	} else if err != nil || len(m.Data) != len(body) {
+		t.Errorf("got %d of %d bytes at %v, error %v", len(m.Data), len(body), m.Position, err)
+	}
+	closeAll(t, r2, w)
+}
+
+func TestNextGivesTheDaemonRoomWhereTheLogIsSmall(t *testing.T) {
+	c := dial(t)
+	f := &pipedv1.Framing{Name: "mp"}
+	session := create(t, c, &pipedv1.CreateSessionRequest{Pipes: []*pipedv1.PipeSpec{{FramingIn: f, FramingOut: f, Log: &pipedv1.LogSpec{Size: 64 << 10}}}})
+	w := newWriter(t, c.Endpoint(client.Ref{Session: session, End: 1}), client.WriterOptions{})
+	r := newReader(t, c.Endpoint(client.Ref{Session: session, End: 2}), client.ReaderOptions{})
+	body := bytes.Repeat([]byte("x"), 1<<20)
+	sent := make(chan error, 1)
+	go func() { sent <- w.Send(t.Context(), body) }()
+	if m := next(t, r); !bytes.Equal(m.Data, body) {
+		t.Errorf("got %d bytes", len(m.Data))
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	closeAll(t, r, w)
 }

@@ -148,8 +148,8 @@ func TestWriterWithTheSameIDGoesOn(t *testing.T) {
 		t.Errorf("goes on at %v, want %v", again.Next(), want)
 	}
 	// The older stream of the same writer is told.
-	if err := w.Close(t.Context()); !errors.Is(err, client.ErrSuperseded) {
-		t.Errorf("the older one: got %v, want ErrSuperseded", err)
+	if err := w.Close(t.Context()); !errors.Is(err, client.ErrFenced) {
+		t.Errorf("the older one: got %v, want ErrFenced", err)
 	}
 	if _, err := one.NewWriter(t.Context(), client.WriterOptions{ID: "other"}); !errors.Is(err, client.ErrBusyWriter) {
 		t.Errorf("another writer: got %v, want ErrBusyWriter", err)
@@ -233,13 +233,52 @@ func TestUnfinishedMessageIsContinued(t *testing.T) {
 	}
 }
 
+// lineProcess is a program whose standard input and output have the framing line.
+func lineProcess(args ...string) *pipedv1.CreateSessionRequest {
+	f := &pipedv1.Framing{Name: "line"}
+	return &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{
+		Args: args, StdioPipe: &pipedv1.PipeSpec{FramingIn: f, FramingOut: f},
+	}}
+}
+
+// What was acknowledged stays a success when the other side is gone afterwards.
+func TestFlushAndCloseSucceedWhenAllWasAcknowledgedBeforeTheEnd(t *testing.T) {
+	for _, level := range []pipedv1.AckLevel{
+		pipedv1.AckLevel_ACK_LEVEL_COMMITTED, pipedv1.AckLevel_ACK_LEVEL_DELIVERED, pipedv1.AckLevel_ACK_LEVEL_READ,
+	} {
+		t.Run(level.String(), func(t *testing.T) {
+			c := dial(t)
+			session := create(t, c, lineProcess("sh", "-c", "read a; read b"))
+			w := newWriter(t, c.Endpoint(client.Ref{Session: session}), client.WriterOptions{Level: level})
+			for _, msg := range []string{"a", "b"} {
+				if err := w.Send(t.Context(), []byte(msg)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// A source that breaks at once sends nothing, but says whether the Writer has
+			// ended.
+			broken := errors.New("broken")
+			var ended error
+			if err := until(t.Context(), func() bool {
+				ended = w.SendReader(t.Context(), iotest.ErrReader(broken), 1)
+				return !errors.Is(ended, broken)
+			}); err != nil || !errors.Is(ended, client.ErrBrokenPipe) {
+				t.Fatalf("the Writer ended with %v, want ErrBrokenPipe: %v", ended, err)
+			}
+			if err := w.Flush(t.Context()); err != nil {
+				t.Errorf("Flush: %v", err)
+			}
+			if err := w.Send(t.Context(), []byte("late")); !errors.Is(err, client.ErrBrokenPipe) {
+				t.Errorf("Send: got %v, want ErrBrokenPipe", err)
+			}
+			closeAll(t, w)
+		})
+	}
+}
+
 func TestSendIsReleasedWhileNobodyReads(t *testing.T) {
 	c := dial(t)
-	f := &pipedv1.Framing{Name: "line"}
-	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{
-		Args: []string{"sleep", "60"}, StdioPipe: &pipedv1.PipeSpec{FramingIn: f, FramingOut: f},
-	}})
-	e := c.Endpoint(client.Ref{Session: session})
+	e := c.Endpoint(client.Ref{Session: create(t, c, lineProcess("sleep", "60"))})
 	w := newWriter(t, e, client.WriterOptions{})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -264,10 +303,14 @@ func TestSendIsReleasedWhileNobodyReads(t *testing.T) {
 }
 
 func TestWriterCutByItsContextReleasesEverything(t *testing.T) {
-	one, _ := newPipe(t, dial(t), "line")
+	// Its other end is held by a program that reads nothing.
+	e := dial(t).Endpoint(client.Ref{Session: create(t, dial(t), lineProcess("sleep", "60"))})
 	ctx, cancel := context.WithCancel(t.Context())
-	w, err := one.NewWriter(ctx, client.WriterOptions{})
+	w, err := e.NewWriter(ctx, client.WriterOptions{Level: pipedv1.AckLevel_ACK_LEVEL_READ})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Send(t.Context(), []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	cancel()
@@ -279,7 +322,7 @@ func TestWriterCutByItsContextReleasesEverything(t *testing.T) {
 	}
 }
 
-func TestLossOfTheDaemonComesOutAsUnavailable(t *testing.T) {
+func TestLossOfTheDaemonComesOutAsUnavailableAfterAWhile(t *testing.T) {
 	addr := "unix://" + shortDir(t) + "/s"
 	stop, err := startDaemon(addr)
 	if err != nil {
@@ -291,10 +334,14 @@ func TestLossOfTheDaemonComesOutAsUnavailable(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	one, two := newPipe(t, c, "line")
-	w, r := newWriter(t, one, client.WriterOptions{}), newReader(t, two, client.ReaderOptions{})
+	w := newWriter(t, one, client.WriterOptions{ReconnectFor: 300 * time.Millisecond})
+	r := newReader(t, two, client.ReaderOptions{ReconnectFor: 100 * time.Millisecond})
 	_ = stop(os.Kill)
 	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("Next: got %v, want ErrUnavailable", err)
+	}
+	if err := w.Send(t.Context(), []byte("x")); err != nil && !errors.Is(err, client.ErrUnavailable) {
+		t.Errorf("Send: got %v, want ErrUnavailable", err)
 	}
 	if err := w.Close(t.Context()); !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("Writer.Close: got %v, want ErrUnavailable", err)
