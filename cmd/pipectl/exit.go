@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/piped-dev/piped/client"
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 )
 
 // exitCode is what pipectl exits with.
@@ -58,8 +60,9 @@ var hints = map[client.Reason]string{
 	client.ErrSessionExists:        "pipectl rm NAME removes an ended session, rm --force any",
 	client.ErrPipeExists:           "choose another name for the pipe",
 	client.ErrProcessExists:        "choose another name with --as",
-	client.ErrBusyReader:           "one consumer at a time: pipectl tail looks without consuming, pipectl inspect names the other client",
-	client.ErrBusyWriter:           "one writer at a time: pipectl inspect names the other client",
+	client.ErrBusyReader:           "one consumer at a time: pipectl tail looks without consuming, --steal takes it from the other client",
+	client.ErrBusyWriter:           "one writer at a time: pipectl attach --observe looks on, --steal takes it from the other client",
+	client.ErrFenced:               "it was taken over or has ended: pipectl inspect names who has it; --steal takes it back",
 	client.ErrUnreadBuffered:       "receive what is there first: pipectl recv",
 	client.ErrEndpointClosed:       "pipectl inspect NAME shows which ends are open, and which of their directions have ended",
 	client.ErrWrongDirection:       "this end only sends or only receives: pipectl inspect NAME shows the kind of the pipe",
@@ -78,7 +81,7 @@ var hints = map[client.Reason]string{
 // hint returns the next step after an error, or nothing.
 func hint(err error) string {
 	if reason, ok := errors.AsType[client.Reason](err); ok {
-		return hints[reason]
+		return expiryText(err) + hints[reason]
 	}
 	switch {
 	case errors.Is(err, client.ErrNotTrusted):
@@ -87,9 +90,31 @@ func hint(err error) string {
 		return "a daemon serves its own user and root: become that user, or start a daemon of your own with piped"
 	case isNoServer(err):
 		return "start one with piped, or let pipectl --spawn start it; --addr or " + client.AddressVariable + " names its socket"
+	case isGone(err):
+		return "the daemon is gone: when one runs again, pipectl ls shows what is still there"
 	default:
 		return ""
 	}
+}
+
+// isGone says whether the daemon has stopped answering.
+func isGone(err error) bool {
+	known, ok := errors.AsType[*client.Error](err)
+	return ok && known.Reason == "" && known.Code == codes.Unavailable
+}
+
+// expiryText says until when another client has what was refused, if that is
+// known: a client that is not connected has it for so long.
+func expiryText(err error) string {
+	known, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return ""
+	}
+	until, err := time.Parse(time.RFC3339, known.Metadata["expires"])
+	if err != nil {
+		return ""
+	}
+	return "it has that until " + until.Format(time.RFC3339) + "; "
 }
 
 func isBadAddress(err error) bool {

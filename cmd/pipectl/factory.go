@@ -10,6 +10,7 @@ import (
 	"github.com/piped-dev/piped/client"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+	"google.golang.org/grpc"
 )
 
 // factory is what the verbs share: where they read and write, and how they reach
@@ -21,6 +22,9 @@ type factory struct {
 	// addr is --addr, spawn is --spawn.
 	addr  string
 	spawn bool
+
+	// connection tells when the daemon is gone for a while.
+	connection connection
 
 	// ran says that the command line was in order and a verb has begun.
 	ran bool
@@ -35,7 +39,8 @@ func (f *factory) client(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.Dial(ctx, addr)
+	f.connection.tell = f.tell
+	return client.Dial(ctx, addr, grpc.WithStatsHandler(&f.connection))
 }
 
 // connected is a verb's work, with a client that is closed after it.
@@ -54,6 +59,7 @@ func (f *factory) runE(work connected) func(*cobra.Command, []string) error {
 			return err
 		}
 		err = work(cmd.Context(), c, args)
+		f.connection.goOn(false)
 		return errors.Join(err, c.Close())
 	}
 }

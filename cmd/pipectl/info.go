@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/spf13/cobra"
 )
 
@@ -15,6 +16,9 @@ func newInfoCmd(f *factory) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "info",
 		Short: "Show what the daemon says of itself",
+		Long: `Show the daemon's version and limits, how many sessions it has, what survives which
+loss and why, and what it found out about its kernel at its start. "pipectl doctor"
+judges that.`,
 		Example: `  pipectl info
   pipectl info -o json | jq .limits`,
 		Args: arguments(),
@@ -41,7 +45,7 @@ func newInfoCmd(f *factory) *cobra.Command {
 			{"active sessions", info.GetActiveSessions()},
 			{"ended sessions", info.GetEndedSessions()},
 			{"most sessions", limits.GetMaxSessions()},
-			{"durability", enumText(strings.TrimPrefix(info.GetDurability().String(), "DURABILITY_"))},
+			{"durability", durabilityText(info)},
 			{"features", strings.Join(info.GetFeatures(), " ")},
 			{"part size", limits.GetPartSize()},
 			{"message size", limits.GetMaxMessageSize()},
@@ -49,10 +53,37 @@ func newInfoCmd(f *factory) *cobra.Command {
 			{"tail size", limits.GetTailSize()},
 			{"streams a connection", limits.GetMaxStreamsPerConnection()},
 			{"ended are kept", limits.GetEndedRetention().AsDuration()},
+			{"leases last", limits.GetLeaseDuration().AsDuration()},
+			{"longest lease", limits.GetMaxLeaseDuration().AsDuration()},
+			{"events kept", limits.GetEventsRetained()},
 		} {
 			_, _ = fmt.Fprintf(table, "%s\t%v\n", row.name, row.value)
+		}
+		for _, check := range info.GetChecks() {
+			_, _ = fmt.Fprintf(table, "check %s\t%s\n", check.GetName(), checkText(check.GetPassed(), check.GetDetail()))
 		}
 		return table.Flush()
 	})
 	return cmd
+}
+
+// durabilityText names what survives, and why no more.
+func durabilityText(info *pipedv1.GetServerInfoResponse) string {
+	text := enumText(strings.TrimPrefix(info.GetDurability().String(), "DURABILITY_"))
+	if reason := info.GetDurabilityReason(); reason != "" {
+		text += ": " + reason
+	}
+	return text
+}
+
+// checkText says what came of a check.
+func checkText(passed bool, detail string) string {
+	text := "passed"
+	if !passed {
+		text = "failed"
+	}
+	if detail != "" {
+		text += ": " + detail
+	}
+	return text
 }

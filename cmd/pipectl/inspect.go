@@ -19,8 +19,9 @@ func newInspectCmd(f *factory) *cobra.Command {
 		Use:   "inspect NAME",
 		Short: "Show everything about a session",
 		Long: `Show a session: its processes, its pipes, and of each end whether it is open, who
-holds a copy of it, what went through it each way, what waits, and since when it is
-stuck.`,
+holds a copy of it, what went through it each way, what waits, since when it is
+stuck, and who has the right to send or to consume, until when. Of a process that
+has exited: the last word about each direction of its pipes.`,
 		Example: `  pipectl inspect calc
   pipectl inspect calc -o json | jq '.processes[].pid'`,
 		Args:              arguments("NAME"),
@@ -59,6 +60,9 @@ func sessionText(s *pipedv1.Session) string {
 		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitText(p), p.GetPid(), commandText(p.GetArgs()))
 		for _, i := range p.GetInherits() {
 			fmt.Fprintf(&b, "  was given %s:%d as descriptor %d\n", i.GetPipe(), i.GetEnd(), i.GetFd())
+		}
+		for _, final := range p.GetFinals() {
+			fmt.Fprintf(&b, "  %s\n", finalText(final))
 		}
 	}
 	for _, p := range s.GetPipes() {
@@ -127,11 +131,43 @@ func writeFlow(b *strings.Builder, what string, flow *pipedv1.Flow) {
 	if since := flow.GetBlockedSince(); since != nil {
 		fmt.Fprintf(b, "; blocked for %v", max(time.Since(since.AsTime()), 0).Truncate(time.Millisecond))
 	}
-	if flow.GetClient() != "" {
+	switch lease := flow.GetLease(); {
+	case lease != nil:
+		fmt.Fprintf(b, "; %s", leaseText(lease))
+	case flow.GetClient() != "":
 		fmt.Fprintf(b, "; client %s", printable(flow.GetClient()))
 	}
 	if flow.GetEnd() != nil {
 		fmt.Fprintf(b, "; ended: %s", endText(flow.GetEnd()))
 	}
 	b.WriteByte('\n')
+}
+
+// leaseText says who has a right, and until when.
+func leaseText(lease *pipedv1.Lease) string {
+	text := "client " + printable(lease.GetHolder())
+	if until := lease.GetExpireTime(); until != nil {
+		return text + ", until " + until.AsTime().Format(time.RFC3339)
+	}
+	return text + ", while connected"
+}
+
+// finalText is the last word about one direction.
+func finalText(final *pipedv1.Final) string {
+	last := final.GetLast()
+	what := "received from"
+	if final.GetSent() {
+		what = "sent into"
+	}
+	// The position is the one behind the last message.
+	text := fmt.Sprintf("%s %s:%d: %s; %s", what, final.GetPipe(), final.GetEnd(),
+		amountText(max(last.GetPosition().GetMessage(), 1)-1, last.GetBytes()), endText(last))
+	switch {
+	case !final.GetSent() || final.AllRead == nil:
+	case final.GetAllRead():
+		text += "; all of it was read"
+	default:
+		text += "; not all of it was read"
+	}
+	return text
 }

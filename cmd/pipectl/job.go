@@ -55,7 +55,9 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 	}
 	for _, o := range outputs {
 		o.job, o.afterExit = j, limits.GetLogSize()+kernelPipe
-		if o.reader, err = j.client.Endpoint(o.ref).NewReader(ctx, client.ReaderOptions{}); err != nil {
+		if o.reader, err = j.client.Endpoint(o.ref).NewReader(ctx, client.ReaderOptions{
+			ConsumerID: clientName(), LeaseDuration: noLease, ReconnectFor: comeBackFor,
+		}); err != nil {
 			return err
 		}
 	}
@@ -87,9 +89,25 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 		return cause
 	case timedOut:
 		return timeoutError("%s had not ended after %v, and was stopped", process.GetName(), j.timeout)
-	default:
-		return exitOf(process)
 	}
+	if err := j.verify(ctx, outputs); err != nil {
+		return err
+	}
+	return exitOf(process)
+}
+
+// verify compares what was passed on with the last words that the daemon keeps
+// with the exit of the program.
+func (j *job) verify(ctx context.Context, outputs []*outlet) error {
+	for _, o := range outputs {
+		if !o.ended {
+			continue // its reader, or we, did not want all of it
+		}
+		if err := j.client.Verify(ctx, j.session, "", o.reader); err != nil {
+			return fmt.Errorf("%s is incomplete: %w", o.name, err)
+		}
+	}
+	return nil
 }
 
 func (j *job) ref(pipe string) client.Ref { return client.Ref{Session: j.session, Pipe: pipe, End: 1} }
@@ -144,7 +162,7 @@ func (j *job) forward(ctx context.Context, signals <-chan os.Signal) {
 // not want its input is no error; an input that could not be read is.
 func (j *job) feed(ctx context.Context, stop context.CancelCauseFunc) {
 	e := j.client.Endpoint(j.ref("stdio"))
-	w, err := e.NewWriter(ctx, client.WriterOptions{})
+	w, err := e.NewWriter(ctx, client.WriterOptions{ID: clientName(), LeaseDuration: noLease, ReconnectFor: comeBackFor})
 	if err == nil {
 		if j.raw {
 			err = w.SendReader(ctx, j.f.in, client.UnknownSize)
@@ -173,7 +191,8 @@ type outlet struct {
 	// afterExit bounds what the program itself may have left on the way when it
 	// exited; what comes after so many bytes is a descendant's.
 	afterExit uint64
-	held      bool
+	// held says that a descendant still has it, ended that all of it came.
+	held, ended bool
 }
 
 // pass passes the output on to its end.
@@ -192,6 +211,7 @@ func (o *outlet) pass(ctx, exited context.Context) error {
 			if err := wholeEnd(o.reader.End()); err != nil {
 				return fmt.Errorf("%s is incomplete: %w", o.name, err)
 			}
+			o.ended = true
 			return nil
 		case errors.Is(err, errHeld), late > o.afterExit:
 			o.held = true

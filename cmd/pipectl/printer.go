@@ -29,6 +29,7 @@ func (p *printFlags) add(cmd *cobra.Command) {
 type printer struct {
 	out    *bufio.Writer
 	json   bool
+	begin  string
 	end    string
 	escape bool
 	// left are bytes of a character that the next part of the message ends.
@@ -56,6 +57,11 @@ func (p *printer) flush() error { return p.out.Flush() }
 func (p *printer) message(m client.Message) error {
 	if p.json {
 		return printJSON(p.out, newMessageJSON(m))
+	}
+	if m.Position.Offset == 0 {
+		if _, err := p.out.WriteString(p.begin); err != nil {
+			return err
+		}
 	}
 	if p.escape {
 		p.escaped(m.Data, !m.More)

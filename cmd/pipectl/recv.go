@@ -19,6 +19,7 @@ type recvOptions struct {
 	timeout time.Duration
 	follow  bool
 	force   bool
+	lease   leaseFlags
 }
 
 func newRecvCmd(f *factory) *cobra.Command {
@@ -29,7 +30,9 @@ func newRecvCmd(f *factory) *cobra.Command {
 		Long: `Receive one message, COUNT messages, or with --follow all until the end, and print
 one a line. Each is acknowledged once stdout has taken it; what is not, stays for
 the next recv. In the framing "raw" the bytes are printed as they are, and what
-arrives together counts as one message.
+arrives together counts as one message. --steal takes the right to receive from the
+client that has it; it keeps what it was given and had not acknowledged, and so it
+is received twice.
 
 It exits with 3 when the end comes before COUNT messages, and with 124 when the
 timeout does.`,
@@ -44,6 +47,7 @@ timeout does.`,
 	flags.DurationVar(&opts.timeout, "timeout", 0, "how long to wait for all of them, as 1.5s (else for ever)")
 	flags.BoolVarP(&opts.follow, "follow", "f", false, "receive until the end")
 	flags.BoolVar(&opts.force, "force", false, "receive even though a process holds a copy of the same end and may take some of the bytes")
+	opts.lease.add(cmd)
 	opts.add(cmd)
 	exclusive(cmd, "count", "follow")
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
@@ -63,10 +67,21 @@ timeout does.`,
 }
 
 func recvRun(ctx context.Context, f *factory, e *client.Endpoint, opts *recvOptions) error {
-	readerOpts := client.ReaderOptions{Force: opts.force}
+	token, err := opts.lease.proof(pipedv1.LeaseRole_LEASE_ROLE_CONSUMER)
+	if err != nil {
+		return err
+	}
+	readerOpts := client.ReaderOptions{
+		ConsumerID: clientName(), LeaseToken: token, LeaseDuration: noLease, Steal: opts.lease.steal, Force: opts.force,
+		ReconnectFor: comeBackFor,
+	}
+	if opts.timeout > 0 {
+		readerOpts.ReconnectFor = min(opts.timeout, comeBackFor)
+	}
 	if !opts.follow {
 		readerOpts.MaxUnackedMessages = opts.count
 	}
+	f.connection.goOn(true)
 	r, err := e.NewReader(ctx, readerOpts)
 	if err != nil {
 		return err

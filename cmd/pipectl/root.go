@@ -21,7 +21,8 @@ to 1.`,
 		Example: `  pipectl run -- sort < names
   pipectl start --name calc -- bc
   pipectl send calc '6*7'
-  pipectl recv calc`,
+  pipectl recv calc
+  pipectl attach calc`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -30,9 +31,10 @@ to 1.`,
 	flags.BoolVar(&f.spawn, "spawn", false, "start a daemon if none answers; it ends itself after 60 s without sessions")
 	root.AddCommand(
 		newRunCmd(f), newStartCmd(f), newPipeCmd(f),
-		newSendCmd(f), newRecvCmd(f), newPollCmd(f), newCloseCmd(f), newTailCmd(f),
-		newLsCmd(f), newInspectCmd(f), newWaitCmd(f), newSignalCmd(f), newStopCmd(f), newRmCmd(f),
-		newInfoCmd(f), newVersionCmd(f),
+		newSendCmd(f), newRecvCmd(f), newPollCmd(f), newCloseCmd(f), newTailCmd(f), newAttachCmd(f), newLeaseCmd(f),
+		newRecordCommand(f), newReplayCommand(f),
+		newLsCmd(f), newInspectCmd(f), newEventsCmd(f), newWaitCmd(f), newSignalCmd(f), newStopCmd(f), newRmCmd(f),
+		newInfoCmd(f), newDoctorCmd(f), newVersionCmd(f),
 	)
 	addExamples(root)
 	return root

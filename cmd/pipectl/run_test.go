@@ -22,16 +22,22 @@ import (
 // kill it.
 func newDaemon(t *testing.T) (addr string, kill func()) {
 	t.Helper()
-	bin, err := daemonDir()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir, err := os.MkdirTemp("/tmp", "pc") //nolint:usetesting // the path of a socket has little room
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	addr = "unix://" + dir + "/s"
+	return addr, daemonAt(t, addr)
+}
+
+// daemonAt starts one at an address, and returns how to kill it.
+func daemonAt(t *testing.T, addr string) (kill func()) {
+	t.Helper()
+	bin, err := daemonDir()
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command(filepath.Join(bin, "piped"), "--listen", addr)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -45,12 +51,19 @@ func newDaemon(t *testing.T) (addr string, kill func()) {
 		_, err := client.FindAddress(t.Context(), addr)
 		return err == nil
 	})
-	return addr, kill
+	return kill
 }
 
 // eventually waits for a condition.
 func eventually(t *testing.T, condition func() bool) {
 	t.Helper()
+	if !pollUntil(condition) {
+		t.Fatal("it never came true")
+	}
+}
+
+// pollUntil waits for a condition, and says whether it came true in time.
+func pollUntil(condition func() bool) bool {
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	deadline := time.After(20 * time.Second)
@@ -58,9 +71,10 @@ func eventually(t *testing.T, condition func() bool) {
 		select {
 		case <-ticker.C:
 		case <-deadline:
-			t.Fatal("it never came true")
+			return false
 		}
 	}
+	return true
 }
 
 func TestRunForwardsSignals(t *testing.T) {

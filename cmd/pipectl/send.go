@@ -7,45 +7,90 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/piped-dev/piped/client"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/spf13/cobra"
 )
 
+type sendOptions struct {
+	file  string
+	wait  ackLevel
+	lease leaseFlags
+}
+
+// An ackLevel is the flag --wait: how far a message must have got.
+type ackLevel pipedv1.AckLevel
+
+// String returns the value.
+func (a *ackLevel) String() string {
+	return strings.ToLower(strings.TrimPrefix(pipedv1.AckLevel(*a).String(), "ACK_LEVEL_"))
+}
+
+// Type names the value in help.
+func (a *ackLevel) Type() string { return "LEVEL" }
+
+// Set takes the name of a level.
+func (a *ackLevel) Set(text string) error {
+	level := pipedv1.AckLevel(pipedv1.AckLevel_value["ACK_LEVEL_"+strings.ToUpper(text)])
+	if level == pipedv1.AckLevel_ACK_LEVEL_UNSPECIFIED {
+		return errors.New("it is committed, delivered or read")
+	}
+	*a = ackLevel(level)
+	return nil
+}
+
 func newSendCmd(f *factory) *cobra.Command {
-	var file string
+	var opts sendOptions
 	cmd := &cobra.Command{
 		Use:   "send REF [MESSAGE]... | --file FILE",
 		Short: "Send messages into an end of a pipe",
 		Long: `Send each MESSAGE as one message, or a whole file as one, or each line of stdin as
 one; the framing adds what it needs, so "line" adds the newline. In the framing
-"raw" stdin goes in as it is. It returns when the daemon has everything.`,
+"raw" stdin goes in as it is.
+
+It returns when the daemon has everything; with --wait delivered when all of it lies
+in the kernel's buffer of the other end, with --wait read when the other end has read
+it. --steal takes the right to send from the client that has it.`,
 		Example: `  pipectl send calc '6*7'
   pipectl send work/ctl:1 --file picture.png
-  seq 1000 | pipectl send calc`,
+  seq 1000 | pipectl send calc --wait read`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if err := arguments("REF", "[MESSAGE...]")(cmd, args); err != nil {
 				return err
 			}
-			if len(args) > 1 && file != "" {
+			if len(args) > 1 && opts.file != "" {
 				return errors.New("give either messages or --file")
 			}
 			return nil
 		},
 		ValidArgsFunction: f.completeSessions,
 	}
-	cmd.Flags().StringVar(&file, "file", "", "send this file as one message; - is stdin")
+	opts.wait = ackLevel(pipedv1.AckLevel_ACK_LEVEL_COMMITTED)
+	cmd.Flags().StringVar(&opts.file, "file", "", "send this file as one message; - is stdin")
+	cmd.Flags().Var(&opts.wait, "wait", "how far everything must have got: committed, delivered or read")
+	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"committed", "delivered", "read"}, cobra.ShellCompDirectiveNoFileComp))
+	opts.lease.add(cmd)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		ref, err := parseRef(args[0])
 		if err != nil {
 			return err
 		}
-		w, err := c.Endpoint(ref).NewWriter(ctx, client.WriterOptions{})
+		token, err := opts.lease.proof(pipedv1.LeaseRole_LEASE_ROLE_WRITER)
+		if err != nil {
+			return err
+		}
+		f.connection.goOn(true)
+		w, err := c.Endpoint(ref).NewWriter(ctx, client.WriterOptions{
+			ID: clientName(), Level: pipedv1.AckLevel(opts.wait), LeaseToken: token, LeaseDuration: noLease, Steal: opts.lease.steal,
+			ReconnectFor: comeBackFor,
+		})
 		if err != nil {
 			return err
 		}
 		// What was sent before an error is still worth waiting for.
-		err = sendRun(ctx, f, w, file, args[1:])
+		err = sendRun(ctx, f, w, opts.file, args[1:])
 		return firstError(err, w.Close(ctx))
 	})
 	return cmd

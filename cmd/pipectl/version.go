@@ -21,10 +21,7 @@ func newVersionCmd(f *factory) *cobra.Command {
 	out := outputFlag(cmd)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		f.ran = true
-		text := version
-		if info, ok := debug.ReadBuildInfo(); ok && text == "" {
-			text = info.Main.Version
-		}
+		text := pipectlVersion()
 		if *out == outputJSON {
 			return printJSON(f.out, struct {
 				Version string `json:"version"`
@@ -36,4 +33,18 @@ func newVersionCmd(f *factory) *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// unreleased is the version of a build that was given none.
+const unreleased = "(devel)"
+
+// pipectlVersion is the version of this program, as piped tells its own.
+func pipectlVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return unreleased
 }

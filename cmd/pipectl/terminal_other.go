@@ -1,0 +1,21 @@
+//go:build !linux && !darwin
+
+package main
+
+import (
+	"os"
+	"syscall"
+)
+
+// A terminal is the local terminal, in the mode that it had: here the detach keys
+// come through when Enter is pressed after them.
+type terminal struct{}
+
+func newTerminal(*os.File, []byte) (*terminal, error) { return &terminal{}, nil }
+
+func (t *terminal) restore() error { return nil }
+
+func (t *terminal) suspend() error { return nil }
+
+// suspendSignal does not exist here.
+const suspendSignal = syscall.Signal(-1)
