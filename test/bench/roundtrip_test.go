@@ -103,10 +103,30 @@ func median(values []float64) float64 {
 // pipedEcho is the whole way: Go client, gRPC, daemon, child.
 func pipedEcho(tb testing.TB) echo {
 	tb.Helper()
-	d := daemon.Start(tb)
-	c := d.Dial(tb)
 	ctx, cancel := context.WithCancel(tb.Context())
 	tb.Cleanup(cancel)
+	w, r := echoEnds(ctx, tb)
+	return func(msg []byte) error {
+		if err := w.Send(ctx, msg); err != nil {
+			return err
+		}
+		back, err := r.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if len(back.Data) != len(msg) {
+			return fmt.Errorf("%d bytes came back", len(back.Data))
+		}
+		return r.Ack(back.After)
+	}
+}
+
+// echoEnds starts a daemon with a child that returns what it gets, and opens both
+// directions to it.
+func echoEnds(ctx context.Context, tb testing.TB, daemonArgs ...string) (*client.Writer, *client.Reader) {
+	tb.Helper()
+	d := daemon.Start(tb, daemonArgs...)
+	c := d.Dial(tb)
 	framing := &pipedv1.Framing{Name: "mp"}
 	if _, err := c.Create(ctx, &pipedv1.CreateSessionRequest{
 		Name:  "echo",
@@ -128,17 +148,5 @@ func pipedEcho(tb testing.TB) echo {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return func(msg []byte) error {
-		if err := w.Send(ctx, msg); err != nil {
-			return err
-		}
-		back, err := r.Next(ctx)
-		if err != nil {
-			return err
-		}
-		if len(back.Data) != len(msg) {
-			return fmt.Errorf("%d bytes came back", len(back.Data))
-		}
-		return r.Ack(back.After)
-	}
+	return w, r
 }
