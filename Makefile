@@ -3,6 +3,7 @@
 PREFIX   ?= /usr/local
 DESTDIR  ?=
 FUZZTIME ?= 10s
+EXACT    ?= long
 
 COMMANDS := piped pipectl
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -23,7 +24,7 @@ help: ## List the targets
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  %-14s %s\n' "$$name" "$$text"; done
-	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME)'
+	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) EXACT=$(EXACT)'
 
 .PHONY: demo
 demo: build ## Drive real python3 children through a real daemon and show what happens
@@ -36,6 +37,11 @@ test: build ## Run every test, with the race detector: packages first, then the 
 	go vet ./...
 	go test -race -p 2 -timeout 10m $(UNIT_PACKAGES)
 	go test -race -p 1 -timeout 15m -count 1 ./test/...
+
+.PHONY: exact
+exact: build ## Prove that nothing is lost, doubled or reordered: every crash point, thousands of kills and cuts (EXACT=short: under 50 s)
+	@test/setup/install-test-deps.sh test
+	@EXACT=$(EXACT) tools/exact.sh
 
 .PHONY: lint
 lint: checkgo ## Check formatting, style, the contract (buf) and the scripts
