@@ -138,7 +138,7 @@ func TestDialSaysThatItWasRefused(t *testing.T) {
 func TestDialOfADaemonThatHangsSaysThatItDoesNotAnswer(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	listen(t, path) // and nobody accepts
-	_, err := client.Dial(t.Context(), "unix://"+path, grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 50 * time.Millisecond}))
+	_, err := client.Dial(t.Context(), "unix://"+path, grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 500 * time.Millisecond}))
 	if !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrRefused) || !strings.Contains(err.Error(), "did not answer") {
 		t.Errorf("got %v, want ErrUnavailable because it did not answer", err)
 	}

@@ -26,7 +26,9 @@ type meeting struct {
 func (m *meeting) dial(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := dialSocket(ctx, addr)
 	m.mu.Lock()
-	m.dialed, m.err = true, err
+	if !m.dialed || ctx.Err() == nil { // a dial that was given up tells nothing
+		m.dialed, m.err = true, err
+	}
 	m.mu.Unlock()
 	if err != nil {
 		return nil, err
