@@ -90,6 +90,9 @@ func (f *fight) take(ctx context.Context, p peer, id string) error {
 	f.mu.Unlock()
 	for time.Now().Before(f.until) {
 		s, err := p.send(ctx, &pipedv1.SendOpen{Endpoint: ref, WriterId: id, Steal: true})
+		if reason, _ := reasonOf(err); reason == "FENCED" {
+			continue // somebody was faster than the answer
+		}
 		if err != nil {
 			return fmt.Errorf("steal: %w", err)
 		}

@@ -300,7 +300,7 @@ func (l *linear) mutants() (refused int, accepted string) {
 		{"a wrong expectation", func(in any) (any, bool) {
 			op, ok := in.(opOpen)
 			op.expected++
-			return op, ok && !op.closed
+			return op, ok && !op.closed && !op.lost
 		}},
 	} {
 		for i, op := range l.ops {
