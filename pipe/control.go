@@ -2,7 +2,6 @@ package pipe
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -149,7 +148,7 @@ func (c *Control) add(d *description) (slot int, err error) {
 		return 0, ErrClosed
 	}
 	if c.slots == maxSegments*segmentSlots {
-		return 0, errors.New("the control file is full")
+		return 0, fmt.Errorf("%w: the control file is full", ErrNoSpace)
 	}
 	if c.slots == len(c.segments)*segmentSlots {
 		if err := c.grow(); err != nil {

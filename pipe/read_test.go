@@ -1,11 +1,8 @@
 package pipe
 
 import (
-	"errors"
 	"runtime"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestReadIsKnownWhenTheReaderHasGone(t *testing.T) {
@@ -64,52 +61,5 @@ func TestWhatAResetTookAwayIsNeverCalledRead(t *testing.T) {
 			t.Error("what nobody read was called read")
 		}
 		closeEnd(t, one, true)
-	}
-}
-
-// A scarceSpace has no memory behind its first window while scarce.
-type scarceSpace struct {
-	memfdSpace
-	scarce bool
-}
-
-func (s *scarceSpace) allocate(from, to uint64) error {
-	if s.scarce && from >= windowSize {
-		return unix.ENOMEM
-	}
-	return s.memfdSpace.allocate(from, to)
-}
-
-func (s *scarceSpace) window(off uint64) ([]byte, error) {
-	if s.scarce && off > 0 {
-		return nil, unix.ENOMEM
-	}
-	return s.memfdSpace.window(off)
-}
-
-func TestMessageForWhichThereIsNoMemoryIsRefusedWholeAndTheNextGoes(t *testing.T) {
-	_, two := open(t, testSpec(OneWay, "mp", false))
-	fd, err := newMemfd("scarce")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &scarceSpace{memfdSpace: memfdSpace{fd}}
-	two.out.log.open = func() (space, error) { return s, nil }
-	part := make([]byte, 250<<10)
-	for range 4 {
-		if err := two.out.Append(Part{Data: part}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.scarce = true
-	if err := two.out.Append(Part{Data: part}); !errors.Is(err, ErrNoSpace) {
-		t.Fatalf("without memory: %v", err)
-	}
-	s.scarce = false
-	if err := two.out.Append(Part{Data: part}); err != nil {
-		t.Fatal(err)
-	}
-	if info := two.out.Info(); info.Messages != 5 || info.Bytes != 5*(4+uint64(len(part))) {
-		t.Errorf("%d messages, %d bytes", info.Messages, info.Bytes)
 	}
 }
