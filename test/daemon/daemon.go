@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,7 +70,7 @@ func Start(t testing.TB, extraArgs ...string) *Daemon {
 		d.err = d.cmd.Wait()
 	}()
 	t.Cleanup(d.Stop)
-	d.awaitSocket()
+	d.awaitService()
 	return d
 }
 
@@ -81,24 +80,28 @@ func (d *Daemon) environ() []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.Dir, "LANG=C.UTF-8", client.AddressVariable + "=" + d.Addr}
 }
 
-// awaitSocket waits until somebody listens.
-func (d *Daemon) awaitSocket() {
+// awaitService waits until the daemon answers. It listens before that, and makes
+// the rest of what it keeps in between.
+func (d *Daemon) awaitService() {
 	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), Patience)
+	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(Patience)
 	for {
-		conn, err := net.Dial("unix", d.socket)
+		c, err := client.Dial(ctx, d.Addr)
 		if err == nil {
-			_ = conn.Close()
+			if err := c.Close(); err != nil {
+				d.t.Fatal(err)
+			}
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-d.exited:
-			d.t.Fatalf("piped ended instead of listening: %v", d.err)
-		case <-deadline:
-			d.t.Fatalf("piped does not listen: %v", err)
+			d.t.Fatalf("piped ended instead of serving: %v", d.err)
+		case <-ctx.Done():
+			d.t.Fatalf("piped does not answer: %v", err)
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,12 +93,6 @@ func (r *row) goroutines(use func(ctx context.Context, c *client.Client) error) 
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
-	if !await(func() bool {
-		conn, err := net.Dial("unix", socket)
-		return err == nil && conn.Close() == nil
-	}) {
-		r.t.Fatal("it does not listen")
-	}
 	r.use(cmd.Process.Pid, socket, use)
 	// It shows all goroutines and exits with 2.
 	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
@@ -109,24 +102,29 @@ func (r *row) goroutines(use func(ctx context.Context, c *client.Client) error) 
 	return creators(stderr.String())
 }
 
-// use lets f use the daemon of process pid, and returns when that has as many
-// descriptors as before.
+// use lets f use the daemon of process pid, and returns when that has no more
+// descriptors than before.
 func (r *row) use(pid int, socket string, f func(ctx context.Context, c *client.Client) error) {
 	r.t.Helper()
 	ctx, cancel := r.ctx()
 	defer cancel()
-	before := use(r.t, pid)
-	c, err := client.Dial(ctx, "unix://"+socket)
-	if err != nil {
-		r.t.Fatal(err)
+	var c *client.Client
+	// It listens before it has everything that it needs, and is connected to when it has.
+	if !await(func() (connected bool) {
+		var err error
+		c, err = client.Dial(ctx, "unix://"+socket)
+		return err == nil
+	}) {
+		r.t.Fatal("it does not serve")
 	}
+	before := use(r.t, pid) // and our connection
 	if err := f(ctx, c); err != nil {
 		r.t.Error(err)
 	}
 	if err := c.Close(); err != nil {
 		r.t.Error(err)
 	}
-	if !await(func() bool { return use(r.t, pid).descriptors <= before.descriptors }) {
+	if !await(func() bool { return use(r.t, pid).descriptors < before.descriptors }) {
 		r.t.Errorf("before %+v, after %+v", before, use(r.t, pid))
 	}
 	// What ends with a connection may do so a moment after its descriptor.
