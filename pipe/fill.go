@@ -54,6 +54,8 @@ func (in *Inbox) waitSpace() {
 // waiting: unix.EAGAIN when there is nothing, ErrNoSpace when the log cannot
 // grow. One goroutine at a time calls it, on a sealed end.
 func (in *Inbox) receive() error {
+	in.moving.Lock()
+	defer in.moving.Unlock()
 	switch {
 	case in.port == nil:
 		return in.receivePlain()

@@ -14,6 +14,10 @@ import (
 // last TailSize of them stay for observers.
 type Inbox struct {
 	direction
+	// moving is held while bytes move from the kernel into the log: whoever has it
+	// sees them in one of the two, not in both and not in neither. Take it before
+	// mu.
+	moving sync.Mutex
 	desc *descriptor
 	tail uint64
 	drop bool // overflow drops the oldest instead of stopping
@@ -326,6 +330,8 @@ func (r Readiness) Any() bool { return r.Message || r.Data || r.End }
 // Ready looks, consuming nothing: at what is not acknowledged yet, and at the
 // kernel. It returns ErrClosed after close.
 func (in *Inbox) Ready() (Readiness, error) {
+	in.moving.Lock()
+	defer in.moving.Unlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.closed {

@@ -47,6 +47,8 @@ func (in *Inbox) waitChange(ctx context.Context, changed <-chan struct{}) error 
 // Arriving reports whether the filler of a sealed end has something to take
 // from the kernel right now, so that a change is certain to come.
 func (in *Inbox) Arriving() bool {
+	in.moving.Lock()
+	defer in.moving.Unlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.desc.shared() || in.closed || in.end != nil || in.fullLocked() || in.starved {
