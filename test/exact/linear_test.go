@@ -274,6 +274,23 @@ func (l *linear) close(ctx context.Context) error {
 	return nil
 }
 
+// epochBefore returns the highest epoch that was seen before an opening began, so
+// that a lower one is wrong in whatever order things happened.
+func (l *linear) epochBefore(open opOpen) (epoch int) {
+	var began int64
+	for _, op := range l.ops {
+		if op.Input == any(open) {
+			began = op.Call
+		}
+	}
+	for _, op := range l.ops {
+		if in, ok := op.Input.(opOpen); ok && op.Return < began && !in.closed && !in.lost {
+			epoch = max(epoch, in.epoch)
+		}
+	}
+	return epoch
+}
+
 // mutants makes histories that are wrong out of the one that is right, and
 // returns how many, and what the checker accepts.
 func (l *linear) mutants() (refused int, accepted string) {
@@ -294,8 +311,9 @@ func (l *linear) mutants() (refused int, accepted string) {
 		}},
 		{"an epoch that goes back", func(in any) (any, bool) {
 			op, ok := in.(opOpen)
-			op.epoch -= 2
-			return op, ok && !op.closed && op.epoch > 1
+			seen := l.epochBefore(op)
+			op.epoch = seen - 1
+			return op, ok && !op.closed && !op.lost && seen > 1
 		}},
 		{"a wrong expectation", func(in any) (any, bool) {
 			op, ok := in.(opOpen)
