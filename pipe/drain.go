@@ -175,11 +175,23 @@ func (o *Outbox) Read() Position {
 	return payloadPosition(&o.read)
 }
 
+// Draining reports whether something is being handed over right now: the other end
+// may have it, and may have read it, before it is noted here.
+func (o *Outbox) Draining() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.draining
+}
+
 // Gone reports whether nobody holds the reading side any more. It consumes
-// nothing. Once the descriptor is closed that cannot be known, and it is false.
+// nothing. Once the descriptor is closed that cannot be known, and it is false; so
+// it is while something is being handed over, see [Outbox.Draining].
 func (o *Outbox) Gone() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.draining {
+		return false
+	}
 	select {
 	case <-o.flushed:
 		return false

@@ -18,9 +18,9 @@ type Inbox struct {
 	// sees them in one of the two, not in both and not in neither. Take it before
 	// mu.
 	moving sync.Mutex
-	desc *descriptor
-	tail uint64
-	drop bool // overflow drops the oldest instead of stopping
+	desc   *descriptor
+	tail   uint64
+	drop   bool // overflow drops the oldest instead of stopping
 
 	// acked is the consumer's obligation: everything from here on is kept.
 	acked      place

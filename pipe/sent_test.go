@@ -74,3 +74,24 @@ func TestReaderThatGoesWhileSomethingIsHandedOverIsNoticed(t *testing.T) {
 	send(t, one, "the last that it took")
 	poll(t, "the end of what is sent", func() bool { return one.out.End() != nil })
 }
+
+func TestReaderThatHasReadAndGoneIsNotCalledGoneBeforeThatIsNoted(t *testing.T) {
+	if inMemory {
+		return // it has no port
+	}
+	one, two := open(t, testSpec(Stdio, "line", true))
+	p := takePeer(t, two)
+	one.out.port = &leavingPort{one.out.port, func() {
+		p.read(t, len("a\n"))
+		p.close()
+		poll(t, "the hangup", func() bool { return one.out.desc.ready(unix.POLLOUT)&unix.POLLERR != 0 })
+		if one.out.Gone() {
+			t.Error("it is called gone, and what it has read is not called read")
+		}
+	}}
+	send(t, one, "a")
+	poll(t, "the end of what is sent", func() bool { return one.out.End() != nil })
+	if at := one.out.Read(); at != (Position{Message: 2}) {
+		t.Errorf("read up to %v", at)
+	}
+}

@@ -169,6 +169,7 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 	taken, done := h.taken, false
 	var refused error
 	for {
+		failed := h.w.Err() // before the look, which is the last word then
 		now, stuck := h.position()
 		moved := acked.Before(now)
 		if moved {
@@ -182,7 +183,7 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 		if refused != nil || done && !acked.Before(h.w.Expected()) {
 			return refused
 		}
-		if err := cmp.Or(h.w.Err(), stuck); err != nil {
+		if err := cmp.Or(failed, stuck); err != nil {
 			return err
 		}
 		var sample <-chan time.Time

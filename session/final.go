@@ -93,6 +93,8 @@ func (e *Endpoint) readerGone() bool {
 	switch {
 	case write < 0, out.Gone(): // of a closed one only what is final is known
 		return true
+	case out.Draining():
+		return false
 	case e.pipe.kind == pipe.Duplex: // a broken one may have been shut by a reader who reads what it has
 		return e.ep.HungUp() && !e.ep.Closing()
 	}
