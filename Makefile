@@ -5,7 +5,7 @@ DESTDIR  ?=
 FUZZTIME ?= 10s
 EXACT    ?= long
 
-COMMANDS := piped pipectl
+COMMANDS := piped piped-keeper pipectl
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
 # The version is stamped here. Go's own stamp would make every build fail in a checkout that belongs to another user.
@@ -22,8 +22,8 @@ UNIT_PACKAGES = $(shell go list ./... | grep -v '/test/')
 .PHONY: help
 help: ## List the targets
 	@echo 'Targets:'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-14s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  %-16s %s\n' "$$name" "$$text"; done
 	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) EXACT=$(EXACT)'
 
 .PHONY: demo
@@ -76,6 +76,10 @@ install: ## Install the programs into DESTDIR/PREFIX/bin, building them first
 	@if command -v go >/dev/null || ! [ -x bin/piped ] || ! [ -x bin/pipectl ]; then $(MAKE) --no-print-directory build; fi
 	install -d '$(DESTDIR)$(PREFIX)/bin'
 	install -m 0755 $(COMMANDS:%=bin/%) '$(DESTDIR)$(PREFIX)/bin/'
+
+.PHONY: install-systemd
+install-systemd: install ## Install the programs and their systemd units
+	packaging/systemd/install.sh '$(PREFIX)' '$(DESTDIR)'
 
 .PHONY: bench
 bench: build ## Measure, beside the floor that the machine sets

@@ -32,15 +32,21 @@ const (
 	keepaliveTimeout = 10 * time.Second
 )
 
+// dialPause is the first pause between two attempts to connect: a daemon that is
+// started again is there soon.
+const dialPause = 20 * time.Millisecond
+
 // A Client speaks to one daemon, over one connection or, where
 // Limits.max_streams_per_connection makes more necessary, over several, which it
-// opens and closes by itself. A connection that was lost is made again by the
-// next call. It is safe for concurrent use.
+// opens and closes by itself. A connection that was lost is made again, and calls
+// that may be repeated are, see RepeatFor: a daemon that is started again, because it
+// was killed or for a new version, is a pause. It is safe for concurrent use.
 type Client struct {
-	pool     *pool
-	sessions pipedv1.SessionServiceClient
-	pipes    pipedv1.PipeServiceClient
-	server   pipedv1.ServerServiceClient
+	pool      *pool
+	repeatFor time.Duration
+	sessions  pipedv1.SessionServiceClient
+	pipes     pipedv1.PipeServiceClient
+	server    pipedv1.ServerServiceClient
 
 	mu sync.Mutex
 	// limits are asked once; guarded by mu.
@@ -49,8 +55,9 @@ type Client struct {
 
 // Dial connects to the daemon at addr (unix:///PATH) and waits until it answers
 // or ctx ends; the error is an *AddressError, or a *NoServerError that wraps
-// ErrRefused where a daemon does not serve this user. Further gRPC options are
-// applied last, to each connection. The caller closes the Client.
+// ErrRefused where a daemon does not serve this user. Further options are RepeatFor
+// and those of gRPC, which are applied last, to each connection. The caller closes
+// the Client.
 func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, error) {
 	if _, err := SocketPath(addr); err != nil {
 		return nil, err
@@ -69,11 +76,10 @@ func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, e
 			Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: minPause, Multiplier: 2, Jitter: 0.2, MaxDelay: maxPause},
+			Backoff:           backoff.Config{BaseDelay: dialPause, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxPause},
 			MinConnectTimeout: keepaliveTimeout,
 		}),
-		// A call that failed may have happened: only the caller knows whether to
-		// repeat it.
+		// A call that failed may have happened: ask knows which may be repeated.
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(0),
@@ -90,10 +96,11 @@ func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, e
 		return nil, &NoServerError{Addresses: []string{addr}, Errs: []error{err}}
 	}
 	return &Client{
-		pool:     conns,
-		sessions: pipedv1.NewSessionServiceClient(conns),
-		pipes:    pipedv1.NewPipeServiceClient(conns),
-		server:   pipedv1.NewServerServiceClient(conns),
+		pool:      conns,
+		repeatFor: repeatFor(opts),
+		sessions:  pipedv1.NewSessionServiceClient(conns),
+		pipes:     pipedv1.NewPipeServiceClient(conns),
+		server:    pipedv1.NewServerServiceClient(conns),
 	}, nil
 }
 
@@ -143,31 +150,15 @@ func (c *Client) Close() error { return c.pool.close() }
 
 // Info returns what the daemon says of itself.
 func (c *Client) Info(ctx context.Context) (*pipedv1.GetServerInfoResponse, error) {
-	info, err := c.server.GetServerInfo(ctx, &pipedv1.GetServerInfoRequest{})
+	info, err := look(ctx, c, c.server.GetServerInfo, &pipedv1.GetServerInfoRequest{})
 	if err != nil {
-		return nil, fromRPC(err)
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.limits = info.GetLimits()
 	c.pool.setLimit(c.limits.GetMaxStreamsPerConnection())
 	return info, nil
-}
-
-// comeBack waits before the next attempt after err and makes a connection that was
-// lost again. It returns an error, err or that of ctx, when there is to be no
-// further attempt; as Dial, it does not wait for a daemon that is not there.
-func (c *Client) comeBack(ctx context.Context, r *retry, err error) error {
-	if err := r.again(ctx, err); err != nil {
-		return err
-	}
-	if connect(ctx, c.pool.first()) == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fromRPC(err)
 }
 
 // Limits returns the daemon's limits, and asks for them the first time only.
@@ -178,14 +169,6 @@ func (c *Client) Limits(ctx context.Context) (*pipedv1.Limits, error) {
 	if limits != nil {
 		return limits, nil
 	}
-	attempts := retry{limit: openFor}
-	for {
-		info, err := c.Info(ctx)
-		if err == nil {
-			return info.GetLimits(), nil
-		}
-		if err := c.comeBack(ctx, &attempts, err); err != nil {
-			return nil, err
-		}
-	}
+	info, err := c.Info(ctx)
+	return info.GetLimits(), err
 }

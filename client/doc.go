@@ -12,7 +12,8 @@
 //
 // A session is a set of pipes and the processes that hold their ends. [Client]
 // creates, starts, inspects, signals, waits for and deletes them. A lost
-// connection changes nothing about them.
+// connection changes nothing about them, and where the daemon has a keeper, nor
+// does the death of the daemon ([Client.Info], SurvivesDaemonDeath).
 //
 // # Messages
 //
@@ -37,11 +38,17 @@
 // # When the connection is lost
 //
 // It is found within 31 s, whatever became of it, and made again, with pauses of
-// 10 ms to 2 s. A [Writer] keeps what is not acknowledged and sends it again, a
-// [Reader] leaves out what it has handed on, [Client.Watch] goes on behind the last
-// event: who uses them sees nothing of it but time. It goes on until the context
-// ends, or for ReconnectFor. Unary calls are not repeated: only the caller knows
-// whether that is right.
+// 10 ms to 1 s, also over the end of the daemon and the start of the next. A [Writer]
+// keeps what is not acknowledged and sends it again, a [Reader] leaves out what it
+// has handed on, [Client.Watch] goes on behind the last event: who uses them sees
+// nothing of it but time. It goes on until the context ends, or for ReconnectFor.
+// Unary calls that may happen twice are repeated, for 30 s or as [RepeatFor] says,
+// and creations are made so that they may. A signal, or a message of [Endpoint.Send],
+// is never sent twice: where it may have been sent, the error matches
+// [ErrUnavailable].
+//
+// A session that did not outlive the death of the daemon, because the keeper died
+// with it or the machine did, is told with [ErrSessionLost].
 //
 // A Writer with an ID goes on even where an earlier one, in a process that was
 // killed, stopped: [Writer.Next] says where, and what is sent twice under one

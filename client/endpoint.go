@@ -27,17 +27,18 @@ func (c *Client) Endpoint(ref Ref) *Endpoint { return &Endpoint{client: c, ref: 
 // Ref returns the name of the endpoint.
 func (e *Endpoint) Ref() Ref { return e.ref }
 
-// Send sends one message and returns when the daemon has it. When ctx ends
-// before, it is not known whether the message was taken; use a Writer with an ID
-// to repeat messages safely.
+// Send sends one message and returns when the daemon has it. When ctx ends before,
+// or the connection is lost, it is not known whether the message was taken; use a
+// Writer, which repeats messages safely.
 func (e *Endpoint) Send(ctx context.Context, msg []byte) error {
 	limits, err := e.client.Limits(ctx)
 	if err != nil {
 		return err
 	}
 	if uint64(len(msg)) <= limits.GetPartSize() {
-		_, err := e.client.pipes.Write(ctx, &pipedv1.WriteRequest{Endpoint: e.ref.proto(), Messages: [][]byte{msg}})
-		return fromRPC(err)
+		req := &pipedv1.WriteRequest{Endpoint: e.ref.proto(), Messages: [][]byte{msg}}
+		_, err := ask(ctx, e.client, &asking{once: true}, e.client.pipes.Write, req)
+		return err
 	}
 	w, err := e.NewWriter(ctx, WriterOptions{})
 	if err != nil {
@@ -60,12 +61,12 @@ func (e *Endpoint) Poll(ctx context.Context, timeout time.Duration) (*pipedv1.Re
 // ended, or for the timeout, and returns all that are ready, in the order of
 // refs. It consumes nothing. A timeout of 0 looks once.
 func (c *Client) Poll(ctx context.Context, refs []Ref, timeout time.Duration) ([]*pipedv1.Readiness, error) {
-	req := &pipedv1.PollRequest{Timeout: timeoutProto(timeout)}
+	req := &pipedv1.PollRequest{}
 	for _, ref := range refs {
 		req.Endpoints = append(req.Endpoints, ref.proto())
 	}
-	resp, err := c.pipes.Poll(ctx, req)
-	return resp.GetReady(), fromRPC(err)
+	resp, err := ask(ctx, c, untilTimeout(timeout, &req.Timeout), c.pipes.Poll, req)
+	return resp.GetReady(), err
 }
 
 // CloseOptions say how an endpoint is closed. The zero value closes it in the
@@ -96,12 +97,29 @@ type CloseResult struct {
 // everyone who waits on the endpoint, and signals no process. When ctx ends
 // first, the closing goes on by itself.
 func (e *Endpoint) Close(ctx context.Context, opts CloseOptions) (*CloseResult, error) {
+	attempts := retry{limit: e.client.repeatFor}
+	for {
+		began := time.Now()
+		result, err := e.close(ctx, &opts)
+		if err == nil || ctx.Err() != nil {
+			return result, fromRPC(err)
+		}
+		if time.Since(began) > maxPause {
+			attempts.reached(began)
+		}
+		if err := e.client.comeBack(ctx, &attempts, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (e *Endpoint) close(ctx context.Context, opts *CloseOptions) (*CloseResult, error) {
 	// The stream is always read to its end, so that nothing is left open.
 	stream, err := e.client.pipes.Close(ctx, &pipedv1.CloseRequest{
 		Endpoint: e.ref.proto(), SendOnly: opts.SendOnly, Discard: opts.Discard, Wait: opts.Wait, WaitExit: opts.WaitExit,
 	})
 	if err != nil {
-		return nil, fromRPC(err)
+		return nil, err
 	}
 	result := &CloseResult{}
 	for {
@@ -110,7 +128,7 @@ func (e *Endpoint) Close(ctx context.Context, opts CloseOptions) (*CloseResult, 
 			return result, nil
 		}
 		if err != nil {
-			return nil, fromRPC(err)
+			return nil, err
 		}
 		switch {
 		case resp.GetPending() != nil && opts.Progress != nil:

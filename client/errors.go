@@ -64,6 +64,10 @@ const (
 	ErrUnsupported          Reason = "UNSUPPORTED"
 	ErrProtocol             Reason = "PROTOCOL"
 	ErrShuttingDown         Reason = "SHUTTING_DOWN"
+	ErrSessionLost          Reason = "SESSION_LOST"
+	ErrKeeperAway           Reason = "KEEPER_AWAY"
+	ErrStartUncertain       Reason = "START_UNCERTAIN"
+	ErrSignalUncertain      Reason = "SIGNAL_UNCERTAIN"
 	ErrInternal             Reason = "INTERNAL"
 )
 

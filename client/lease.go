@@ -3,8 +3,10 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,13 +74,17 @@ func (l *Lease) setLocked(lease *pipedv1.Lease, token []byte) {
 // its Token to a Writer or Reader. While somebody else has it, it is refused with
 // ErrBusyWriter or ErrBusyReader.
 func (e *Endpoint) AcquireLease(ctx context.Context, opts LeaseOptions) (*Lease, error) {
+	if opts.Holder == "" && len(opts.Token) == 0 {
+		// By name a repetition finds what the attempt before it took.
+		opts.Holder = "client-" + strings.ToLower(rand.Text())
+	}
 	req := &pipedv1.AcquireLeaseRequest{Endpoint: e.ref.proto(), Role: opts.Role, Holder: opts.Holder, Steal: opts.Steal, LeaseToken: opts.Token}
 	if opts.Duration != 0 {
 		req.Duration = durationpb.New(opts.Duration)
 	}
-	resp, err := e.client.pipes.AcquireLease(ctx, req)
+	resp, err := look(ctx, e.client, e.client.pipes.AcquireLease, req)
 	if err != nil {
-		return nil, fromRPC(err)
+		return nil, err
 	}
 	l := leaseOf(e, resp.GetLease(), resp.GetLeaseToken())
 	if l == nil {
@@ -98,8 +104,8 @@ func (e *Endpoint) AcquireLease(ctx context.Context, opts LeaseOptions) (*Lease,
 // ReleaseLease gives a lease back that token proves. A lease that has ended is not
 // an error; a stream that uses it ends with ErrFenced.
 func (e *Endpoint) ReleaseLease(ctx context.Context, token []byte) error {
-	_, err := e.client.pipes.ReleaseLease(ctx, &pipedv1.ReleaseLeaseRequest{Endpoint: e.ref.proto(), LeaseToken: token})
-	return fromRPC(err)
+	_, err := look(ctx, e.client, e.client.pipes.ReleaseLease, &pipedv1.ReleaseLeaseRequest{Endpoint: e.ref.proto(), LeaseToken: token})
+	return err
 }
 
 // Role returns which right it is.
@@ -142,9 +148,9 @@ func (l *Lease) Renew(ctx context.Context) error {
 	if l.duration > 0 {
 		req.Duration = durationpb.New(l.duration)
 	}
-	resp, err := l.endpoint.client.pipes.AcquireLease(ctx, req)
+	resp, err := look(ctx, l.endpoint.client, l.endpoint.client.pipes.AcquireLease, req)
 	if err != nil {
-		return fromRPC(err)
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,8 +209,8 @@ func (l *Lease) abandon(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
 	defer cancel()
-	// Whoever cannot be told sees it run out.
-	_ = l.Release(ctx)
+	// Not repeated: whoever cannot be told sees it run out.
+	_, _ = l.endpoint.client.pipes.ReleaseLease(ctx, &pipedv1.ReleaseLeaseRequest{Endpoint: l.endpoint.ref.proto(), LeaseToken: l.Token()})
 }
 
 // heldBetween says whether somebody else, or another life of the holder, had the

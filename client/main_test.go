@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// daemonProgram is the daemon, built once; daemonAddr is where one of it listens
+// daemonProgram is the daemon, built once with its keeper beside it; daemonAddr is where one of it listens
 // for all tests and examples.
 var daemonProgram, daemonAddr string
 
@@ -32,7 +33,7 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	daemonProgram, daemonAddr = filepath.Join(dir, "piped"), "unix://"+dir+"/s"
-	out, err := exec.Command("go", "build", "-o", daemonProgram, "github.com/piped-dev/piped/cmd/piped").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/piped-dev/piped/cmd/piped", "github.com/piped-dev/piped/cmd/piped-keeper").CombinedOutput()
 	if err != nil {
 		return failed(fmt.Errorf("build: %w: %s", err, out))
 	}
@@ -56,7 +57,7 @@ func failed(err error) int {
 }
 
 // startDaemon starts a daemon and waits until it answers. stop ends it with a
-// signal and waits for its exit.
+// signal and waits for its exit; one that was killed is not the one that serves now.
 func startDaemon(addr string, args ...string) (stop func(os.Signal) error, err error) {
 	cmd := exec.Command(daemonProgram, append([]string{"--listen", addr}, args...)...)
 	cmd.Stderr = os.Stderr
@@ -73,6 +74,35 @@ func startDaemon(addr string, args ...string) (stop func(os.Signal) error, err e
 		return nil, errors.Join(err, stop(os.Kill))
 	}
 	return stop, nil
+}
+
+// kill kills the daemon alone with SIGKILL, and waits until the next one, which the
+// keeper starts, has answered. It returns how it is.
+func kill(ctx context.Context, c *client.Client) (*pipedv1.GetServerInfoResponse, error) {
+	before, err := c.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Kill(int(before.GetPid()), syscall.SIGKILL); err != nil {
+		return nil, err
+	}
+	for {
+		after, err := c.Info(ctx)
+		if err != nil || after.GetPid() != before.GetPid() {
+			return after, err
+		}
+	}
+}
+
+// killBoth kills the daemon and its keeper at the same time, so that nobody is left.
+func killBoth(ctx context.Context, c *client.Client) error {
+	info, err := c.Info(ctx)
+	if err != nil {
+		return err
+	}
+	front, keeper := int(info.GetPid()), int(info.GetKeeper().GetPid())
+	// Stopped, it cannot look for another keeper.
+	return errors.Join(syscall.Kill(front, syscall.SIGSTOP), syscall.Kill(keeper, syscall.SIGKILL), syscall.Kill(front, syscall.SIGKILL))
 }
 
 // until waits for a condition, or for ctx.

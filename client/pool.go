@@ -66,6 +66,16 @@ func (p *pool) first() *grpc.ClientConn {
 	return p.members[0].conn
 }
 
+// current is first, until the pool is closed.
+func (p *pool) current() (*grpc.ClientConn, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, errClientClosed
+	}
+	return p.members[0].conn, nil
+}
+
 // setLimit says how many calls the daemon allows on one connection.
 func (p *pool) setLimit(calls uint32) {
 	p.mu.Lock()

@@ -158,6 +158,9 @@ func (e *Endpoint) NewReader(ctx context.Context, opts ReaderOptions) (*Reader, 
 		endpoint: e, open: opts.request(e.ref, limits), fullBatch: limits.GetPartSize(),
 		silence: longestSilence(limits), retry: retry{limit: opts.ReconnectFor}, acquired: len(opts.LeaseToken) > 0,
 	}
+	if !opts.Observe {
+		o.open.Life = rand.Text()
+	}
 	s, err := o.first(ctx)
 	if err != nil {
 		cancel()

@@ -57,7 +57,7 @@ func (o *recvOpener) resize(fresh uint64) {
 
 // first opens the first stream; see sendOpener.first.
 func (o *recvOpener) first(ctx context.Context) (*recvStream, error) {
-	attempts := retry{limit: openFor}
+	attempts := retry{limit: o.endpoint.client.openFor(o.retry.limit)}
 	for {
 		s, err := o.begin(ctx)
 		if err == nil {
@@ -93,7 +93,7 @@ func (o *recvOpener) begin(ctx context.Context) (*recvStream, error) {
 // is none; see sendOpener.again.
 func (o *recvOpener) again(ctx context.Context, err error) (*recvStream, error) {
 	for {
-		if err := o.retry.again(ctx, err); err != nil {
+		if err := o.endpoint.client.comeBack(ctx, &o.retry, err); err != nil {
 			return nil, err
 		}
 		var s *recvStream
@@ -112,6 +112,7 @@ func (o *recvOpener) opened(s *recvStream) {
 	o.open.Steal = false
 	o.open.LeaseToken = s.opened.GetLeaseToken()
 	o.retry.proven = !o.acquired && len(o.open.GetLeaseToken()) > 0
+	o.retry.reached(time.Now())
 }
 
 func (o *recvOpener) stream(ctx context.Context, open *pipedv1.RecvOpen) (*recvStream, error) {

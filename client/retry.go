@@ -13,9 +13,7 @@ const (
 	// minPause and maxPause bound the time between two attempts to come back: it
 	// doubles from one to the other, and half of it is left to chance.
 	minPause = 10 * time.Millisecond
-	maxPause = 2 * time.Second
-	// openFor bounds the attempts of what is opened for the first time.
-	openFor = 10 * time.Second
+	maxPause = time.Second
 )
 
 // A retry is the attempts to come back after the connection was lost. It belongs
@@ -26,6 +24,8 @@ type retry struct {
 	// since is when the connection was lost; zero while there is one.
 	since time.Time
 	pause time.Duration
+	// met is when an attempt met the daemon; zero if the last one did not.
+	met time.Time
 	// proven says that the streams have a lease that nobody else can prove: what
 	// superseded one of them was their own attempt, which arrived late. Another
 	// life of the same ID would have ended the lease, so the next attempt tells.
@@ -42,7 +42,14 @@ func (r *retry) again(ctx context.Context, err error) error {
 		return fromRPC(err)
 	case r.since.IsZero():
 		r.since, r.pause = time.Now(), minPause
+	case !r.met.IsZero():
+		// This is another loss. It is not come back from sooner where nothing lasts.
+		if time.Since(r.met) > r.pause {
+			r.pause = minPause
+		}
+		r.since = time.Now()
 	}
+	r.met = time.Time{}
 	pause := r.pause/2 + rand.N(r.pause/2) //nolint:gosec // nothing secret is made of it
 	r.pause = min(2*r.pause, maxPause)
 	if r.limit > 0 {
@@ -70,6 +77,10 @@ func (r *retry) left(atMost time.Duration) time.Duration {
 	return min(atMost, max(r.limit-time.Since(r.since), maxPause))
 }
 
+// reached says that an attempt has met the daemon at a time, and need not have got
+// an answer: the limit counts from the next loss.
+func (r *retry) reached(at time.Time) { r.met = at }
+
 // succeeded says that the daemon has answered.
 func (r *retry) succeeded() { r.since = time.Time{} }
 
@@ -78,16 +89,23 @@ func (r *retry) overtaken(err error) bool {
 	return r.proven && errors.Is(fromRPC(err), ErrSuperseded)
 }
 
+// untouched says that the daemon did nothing of what was asked for, and will do it
+// later: it is about to stop, or waits for its keeper.
+func untouched(err error) bool {
+	err = fromRPC(err)
+	return errors.Is(err, ErrShuttingDown) || errors.Is(err, ErrKeeperAway)
+}
+
 // lost says whether an error means no more than that the connection, or the
 // daemon for a while, is gone. Every error with a reason is the daemon's own and
-// final, but that it is about to stop.
+// final, but for those that ask to come again.
 func lost(err error) bool {
 	e, ok := errors.AsType[*Error](fromRPC(err))
 	if !ok {
 		return false
 	}
 	if e.Reason != "" {
-		return e.Reason == ErrShuttingDown
+		return untouched(err)
 	}
 	switch e.Code {
 	// What proxies and gRPC itself make of a stream that was cut.

@@ -34,10 +34,9 @@ type sendOpener struct {
 	acquired bool
 }
 
-// first opens the first stream. As Dial, it does not wait for a daemon; but a
-// connection that was lost since is made again.
+// first opens the first stream, also over a restart of the daemon.
 func (o *sendOpener) first(ctx context.Context) (*sendStream, error) {
-	attempts := retry{limit: openFor}
+	attempts := retry{limit: o.endpoint.client.openFor(o.retry.limit)}
 	for {
 		s, err := o.stream(ctx)
 		if err == nil {
@@ -58,7 +57,7 @@ func (o *sendOpener) first(ctx context.Context) (*sendStream, error) {
 // writer by its ID. Whether somebody had it in between, the epoch tells.
 func (o *sendOpener) again(ctx context.Context, err error) (*sendStream, error) {
 	for {
-		if err := o.retry.again(ctx, err); err != nil {
+		if err := o.endpoint.client.comeBack(ctx, &o.retry, err); err != nil {
 			return nil, err
 		}
 		var s *sendStream
@@ -77,6 +76,7 @@ func (o *sendOpener) opened(s *sendStream) {
 	o.open.Steal = false
 	o.open.LeaseToken = s.opened.GetLeaseToken()
 	o.retry.proven = !o.acquired && len(o.open.GetLeaseToken()) > 0
+	o.retry.reached(time.Now())
 }
 
 func (o *sendOpener) stream(ctx context.Context) (*sendStream, error) {

@@ -2,11 +2,15 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"iter"
 	"math"
+	"strings"
 	"time"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -14,16 +18,21 @@ import (
 const Forever = time.Duration(math.MaxInt64)
 
 // Create creates a session, with its pipes and its first process if the request
-// has them, as a whole or not at all.
+// has them, as a whole or not at all. A request without a request_id gets one, so
+// that it can be repeated.
 func (c *Client) Create(ctx context.Context, req *pipedv1.CreateSessionRequest) (*pipedv1.Session, error) {
-	resp, err := c.sessions.CreateSession(ctx, req)
-	return resp.GetSession(), fromRPC(err)
+	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
+		req.RequestId = rand.Text()
+	}
+	resp, err := look(ctx, c, c.sessions.CreateSession, req)
+	return resp.GetSession(), err
 }
 
 // Get returns a session by name or uid, with the holders of its ends.
 func (c *Client) Get(ctx context.Context, session string) (*pipedv1.Session, error) {
-	resp, err := c.sessions.GetSession(ctx, &pipedv1.GetSessionRequest{Session: session})
-	return resp.GetSession(), fromRPC(err)
+	resp, err := look(ctx, c, c.sessions.GetSession, &pipedv1.GetSessionRequest{Session: session})
+	return resp.GetSession(), err
 }
 
 // List yields the sessions that the request asks for, without holders, in the
@@ -33,7 +42,7 @@ func (c *Client) List(ctx context.Context, req *pipedv1.ListSessionsRequest) ite
 	return func(yield func(*pipedv1.Session, error) bool) {
 		token := req.GetPageToken()
 		for {
-			page, err := c.sessions.ListSessions(ctx, &pipedv1.ListSessionsRequest{
+			page, err := look(ctx, c, c.sessions.ListSessions, &pipedv1.ListSessionsRequest{
 				PageSize:   req.GetPageSize(),
 				PageToken:  token,
 				NamePrefix: req.GetNamePrefix(),
@@ -41,7 +50,7 @@ func (c *Client) List(ctx context.Context, req *pipedv1.ListSessionsRequest) ite
 				Labels:     req.GetLabels(),
 			})
 			if err != nil {
-				yield(nil, fromRPC(err))
+				yield(nil, err)
 				return
 			}
 			for _, session := range page.GetSessions() {
@@ -57,52 +66,86 @@ func (c *Client) List(ctx context.Context, req *pipedv1.ListSessionsRequest) ite
 }
 
 // Delete removes an ended session; with force also one that has not ended: its
-// processes are killed and its pipes closed.
+// processes are killed and its pipes closed. By name it is not repeated when the
+// connection is lost, because the name could be another session's by then; by uid
+// it is.
 func (c *Client) Delete(ctx context.Context, session string, force bool) error {
-	_, err := c.sessions.DeleteSession(ctx, &pipedv1.DeleteSessionRequest{Session: session, Force: force})
-	return fromRPC(err)
+	how := &asking{once: !isUID(session)}
+	_, err := ask(ctx, c, how, c.sessions.DeleteSession, &pipedv1.DeleteSessionRequest{Session: session, Force: force})
+	if how.cut && errors.Is(err, ErrSessionNotFound) {
+		return nil // it was an earlier attempt that removed it
+	}
+	return err
 }
 
-// CreatePipe adds a pipe to a session; the daemon holds both ends.
+// isUID says whether a reference to a session is a uid.
+func isUID(session string) bool {
+	if len(session) != 36 {
+		return false
+	}
+	for i, c := range []byte(session) {
+		hyphen := i == 8 || i == 13 || i == 18 || i == 23
+		if hyphen != (c == '-') || !hyphen && !strings.ContainsRune("0123456789abcdef", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// CreatePipe adds a pipe to a session; the daemon holds both ends. For its
+// request_id see Create.
 func (c *Client) CreatePipe(ctx context.Context, req *pipedv1.CreatePipeRequest) (*pipedv1.Pipe, error) {
-	resp, err := c.sessions.CreatePipe(ctx, req)
-	return resp.GetPipe(), fromRPC(err)
+	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
+		req.RequestId = rand.Text()
+	}
+	resp, err := look(ctx, c, c.sessions.CreatePipe, req)
+	return resp.GetPipe(), err
 }
 
-// Start starts one more process in a session.
+// Start starts one more process in a session. For its request_id see Create.
 func (c *Client) Start(ctx context.Context, req *pipedv1.StartProcessRequest) (*pipedv1.Process, error) {
-	resp, err := c.sessions.StartProcess(ctx, req)
-	return resp.GetProcess(), fromRPC(err)
+	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
+		req.RequestId = rand.Text()
+	}
+	resp, err := look(ctx, c, c.sessions.StartProcess, req)
+	return resp.GetProcess(), err
 }
 
 // Signal sends a signal, by its name with or without SIG or by its number, to a
-// process of a session; the empty process name means the first.
+// process of a session; the empty process name means the first. It is never sent
+// twice: after an error that matches ErrUnavailable or ErrSignalUncertain it may
+// have been sent.
 func (c *Client) Signal(ctx context.Context, session, process, signal string) error {
-	_, err := c.sessions.SignalProcess(ctx, &pipedv1.SignalProcessRequest{Session: session, Process: process, Signal: signal})
-	return fromRPC(err)
+	req := &pipedv1.SignalProcessRequest{Session: session, Process: process, Signal: signal}
+	_, err := ask(ctx, c, &asking{once: true}, c.sessions.SignalProcess, req)
+	return err
 }
 
 // Wait waits until a process has exited, or for the timeout, and returns it:
 // state EXITED, or RUNNING after the timeout. A timeout of 0 looks once.
 func (c *Client) Wait(ctx context.Context, session, process string, timeout time.Duration) (*pipedv1.Process, error) {
-	resp, err := c.sessions.WaitProcess(ctx, &pipedv1.WaitProcessRequest{
-		Session: session, Process: process, Timeout: timeoutProto(timeout),
-	})
-	return resp.GetProcess(), fromRPC(err)
+	req := &pipedv1.WaitProcessRequest{Session: session, Process: process}
+	resp, err := ask(ctx, c, untilTimeout(timeout, &req.Timeout), c.sessions.WaitProcess, req)
+	return resp.GetProcess(), err
 }
 
 // Stop ends the processes of a session step by step: it closes their input,
 // sends TERM, sends KILL, with a grace period before each next step, and returns
-// how they ended.
+// how they ended. When the daemon is started again meanwhile, the steps begin again.
 func (c *Client) Stop(ctx context.Context, req *pipedv1.StopSessionRequest) ([]*pipedv1.Process, error) {
-	resp, err := c.sessions.StopSession(ctx, req)
-	return resp.GetProcesses(), fromRPC(err)
+	resp, err := ask(ctx, c, &asking{waits: true}, c.sessions.StopSession, req)
+	return resp.GetProcesses(), err
 }
 
-// timeoutProto leaves Forever out, as the contract wants it.
-func timeoutProto(timeout time.Duration) *durationpb.Duration {
+// untilTimeout asks with a timeout in the field of a request, and with what is left
+// of it when it asks again. Forever is left out, as the contract wants it.
+func untilTimeout(timeout time.Duration, field **durationpb.Duration) *asking {
 	if timeout == Forever {
-		return nil
+		return &asking{waits: true}
 	}
-	return durationpb.New(timeout)
+	until := time.Now().Add(timeout)
+	*field = durationpb.New(timeout)
+	return &asking{waits: true, again: func() { *field = durationpb.New(max(time.Until(until), 0)) }}
 }

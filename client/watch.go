@@ -17,10 +17,11 @@ import (
 // ends when ctx ends or the loop is left, with stop_at_now after what there was,
 // and otherwise with an error as the last thing that it yields.
 //
-// When the connection is lost, it connects again for as long as ctx lasts (with
-// stop_at_now, for 10 s) and goes on behind the last response. Where the daemon
-// cannot do that, because it is another run of it or too much has happened since,
-// a new snapshot comes, which replaces everything that was known.
+// When the connection is lost, it connects again for as long as ctx lasts (before
+// the first response, and with stop_at_now, for as long as RepeatFor says) and goes
+// on behind the last response. Where the daemon cannot do that, because it was
+// started again or too much has happened since, a new snapshot comes, which replaces
+// everything that was known.
 func (c *Client) Watch(ctx context.Context, req *pipedv1.WatchSessionsRequest) iter.Seq2[*pipedv1.WatchSessionsResponse, error] {
 	return func(yield func(*pipedv1.WatchSessionsResponse, error) bool) {
 		limits, err := c.Limits(ctx)
@@ -32,20 +33,16 @@ func (c *Client) Watch(ctx context.Context, req *pipedv1.WatchSessionsRequest) i
 		if d := req.GetHeartbeatInterval().AsDuration(); d > 0 {
 			w.silence = d + heartbeatGrace
 		}
-		if req.GetStopAtNow() {
-			w.retry.limit = openFor
-		}
+		w.retry.limit = c.repeatFor
 		for {
 			err := w.stream(ctx, yield)
 			switch {
 			case err == nil, errors.Is(err, io.EOF) && req.GetStopAtNow():
 				return
-			case !w.begun:
-				err = c.comeBack(ctx, &w.retry, err)
-			default:
-				err = w.retry.again(ctx, err)
+			case w.begun && !req.GetStopAtNow():
+				w.retry.limit = 0
 			}
-			if err != nil {
+			if err = c.comeBack(ctx, &w.retry, err); err != nil {
 				if ctx.Err() == nil {
 					yield(nil, err)
 				}

@@ -115,6 +115,7 @@ func (e *Endpoint) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, 
 		endpoint: e, open: opts.request(e.ref, limits),
 		silence: longestSilence(limits), retry: retry{limit: opts.ReconnectFor}, acquired: len(opts.LeaseToken) > 0,
 	}
+	o.open.Life = rand.Text()
 	s, err := o.first(ctx)
 	if err != nil {
 		cancel()

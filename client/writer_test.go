@@ -328,7 +328,8 @@ func TestLossOfTheDaemonComesOutAsUnavailableAfterAWhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.Dial(t.Context(), addr)
+	defer func() { _ = stop(os.Kill) }()
+	c, err := client.Dial(t.Context(), addr, client.RepeatFor(300*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +337,9 @@ func TestLossOfTheDaemonComesOutAsUnavailableAfterAWhile(t *testing.T) {
 	one, two := newPipe(t, c, "line")
 	w := newWriter(t, one, client.WriterOptions{ReconnectFor: 300 * time.Millisecond})
 	r := newReader(t, two, client.ReaderOptions{ReconnectFor: 100 * time.Millisecond})
-	_ = stop(os.Kill)
+	if err := killBoth(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := r.Next(t.Context()); !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("Next: got %v, want ErrUnavailable", err)
 	}

@@ -31,6 +31,11 @@ var (
 	ErrMemory = errors.New("out of memory")
 	// ErrClosed: the keeper was closed.
 	ErrClosed = errors.New("keeper closed")
+	// ErrAway: no keeper answers. What was asked for was not done.
+	ErrAway = errors.New("no keeper answers")
+	// ErrUncertain: the keeper died in the middle. What was asked for may have
+	// been done, and doing it again might do it twice.
+	ErrUncertain = errors.New("the keeper died in the middle; what was asked for may have been done")
 	// ErrExited: the process has exited. It is [os.ErrProcessDone].
 	ErrExited = os.ErrProcessDone
 )
@@ -57,8 +62,10 @@ func (e *SpawnError) Error() string {
 // Unwrap returns the cause.
 func (e *SpawnError) Unwrap() error { return e.Err }
 
-// resource returns the sentinel for an error that means that something has run
-// out, or nil.
+// Exhausted returns this package's error for one of the system that means that
+// something has run out, or nil.
+func Exhausted(err error) error { return resource(err) }
+
 func resource(err error) error {
 	switch {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):

@@ -3,6 +3,7 @@ package keeper
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/piped-dev/piped/keeper/wire"
 )
 
 // maxCommand bounds a command line in bytes; it is for people to read.
@@ -28,14 +31,87 @@ type Holder struct {
 	FDs []int
 }
 
-// scanHolders looks at every descriptor of every process. It reads names only
-// and never follows them, so a dead network filesystem cannot hold it up.
-func scanHolders(ctx context.Context, ends []End) ([][]Holder, error) {
-	holders := make([][]Holder, len(ends))
-	wanted := make(map[string][]int, len(ends)) // link to indexes in ends
+// Holders returns, for each end in the order given, the processes in the
+// whole system that have it open, lowest process id first. Processes that
+// neither the keeper nor this process may look into are left out, and so are copies that are in flight inside a socket, the
+// keeper itself and its spawner. This process is among them.
+func (l *Link) Holders(ctx context.Context, ends []End) ([][]Holder, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	switch l.state {
+	case stateEnded:
+		l.mu.Unlock()
+		return nil, ErrClosed
+	case stateUp:
+		if found, err := l.askHolders(ends); !errors.Is(err, errDown) {
+			return found, err
+		}
+	default:
+		l.mu.Unlock()
+	}
+	return ScanHolders(ctx, ends)
+}
+
+// askHolders asks the keeper, which may look into other processes than this one may, and adds what this process has. It is called with
+// the lock held, and releases it.
+func (l *Link) askHolders(ends []End) ([][]Holder, error) {
+	told := make([]wire.PipeEnd, len(ends))
+	for i, e := range ends {
+		told[i] = wire.PipeEnd{Device: e.Device, Inode: e.Inode, Kind: uint8(e.Kind)}
+	}
+	blob, err := wire.NewBlob(wire.EncodeEnds(told))
+	if err != nil {
+		l.mu.Unlock()
+		return nil, wrap(resource(err), err)
+	}
+	defer func() { _ = unix.Close(blob) }()
+	r, err := l.call(&wire.Message{Verb: wire.Holders}, blob)
+	if err != nil {
+		return nil, err
+	}
+	all, err := wire.DecodeHolders(r.body)
+	if err != nil {
+		return nil, err
+	}
+	if len(all) != len(ends) {
+		return nil, fmt.Errorf("the keeper tells of %d ends, not %d", len(all), len(ends))
+	}
+	me := os.Getpid()
+	own, err := scanProcess(me, ends, wantedLinks(ends))
+	if err != nil {
+		return nil, wrap(resource(err), err)
+	}
+	found := make([][]Holder, len(ends))
+	for i, list := range all {
+		for _, h := range list {
+			if h.Pid != me {
+				found[i] = append(found[i], Holder(h))
+			}
+		}
+		if len(own[i]) > 0 {
+			at, _ := slices.BinarySearchFunc(found[i], me, func(h Holder, pid int) int { return h.Pid - pid })
+			found[i] = slices.Insert(found[i], at, Holder{Pid: me, Command: commandOf(me), FDs: own[i]})
+		}
+	}
+	return found, nil
+}
+
+// wantedLinks returns the indexes of ends by their links.
+func wantedLinks(ends []End) map[string][]int {
+	wanted := make(map[string][]int, len(ends))
 	for i, end := range ends {
 		wanted[end.link()] = append(wanted[end.link()], i)
 	}
+	return wanted
+}
+
+// ScanHolders looks at every descriptor of every process but those of the ids in skip. It reads names only
+// and never follows them, so a dead network filesystem cannot hold it up. It sees what this process may see.
+func ScanHolders(ctx context.Context, ends []End, skip ...int) ([][]Holder, error) {
+	holders := make([][]Holder, len(ends))
+	wanted := wantedLinks(ends)
 	pids, err := numericNames("/proc")
 	if err != nil {
 		return nil, wrap(resource(err), err)
@@ -43,6 +119,9 @@ func scanHolders(ctx context.Context, ends []End) ([][]Holder, error) {
 	for _, pid := range pids {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if slices.Contains(skip, pid) {
+			continue
 		}
 		found, err := scanProcess(pid, ends, wanted)
 		if err != nil {

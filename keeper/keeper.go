@@ -1,39 +1,41 @@
-// Package keeper starts programs, reaps them, signals them, and finds out who
-// holds the ends of their pipes.
+// Package keeper is how a front, the process that moves bytes, has programs
+// started, reaped and signalled, and its descriptors kept, by its keeper: a
+// process of its own that outlives it.
 //
-// A [Keeper] is the parent of all processes that sessions start. It moves no
-// data: it duplicates the descriptors it is given into the child and has
-// nothing to do with the bytes that flow through them afterwards.
+// The keeper is the parent of all processes that sessions start, and holds a copy
+// of each descriptor of theirs. It moves no data. When the front is killed, the
+// next one gets everything from it; when the keeper is killed, the front gives
+// everything to a new one. [Connect] does the first, a [Link] the second by
+// itself. The keeper's own side is package custody.
 //
 // # What a child gets
 //
 // A child gets exactly the descriptors, the arguments, the environment and the
 // directory that its [Spec] lists. It leads a session of its own, has no
 // controlling terminal, blocks no signal, and has the default action for every
-// signal, even when the daemon itself was started with some of them ignored
+// signal, even when the keeper itself was started with some of them ignored
 // (nohup, a shell's "&") or blocked. Its soft limit of open files is the one
-// the daemon was started with, not the one the Go runtime raised it to.
+// the keeper was started with, not the one the Go runtime raised it to.
 //
 // # How it ends
 //
 // The exit of a process and the end of its pipes are two facts. A process is
 // reaped as soon as it exits, whoever still holds its pipes. Its [ExitStatus]
 // is state that stays with the [Process], so that nobody has to be listening
-// when it happens. Signals go through the pidfd: a number that the system gave
-// to another process in the meantime is never signalled.
+// when it happens, and with the keeper until [Account.Forget]. Signals go through
+// the pidfd: a number that the system gave to another process in the meantime is
+// never signalled.
 //
 // # Use
 //
-// One process has one keeper. Everything that it opens must be born
-// close-on-exec. It must not call wait for any child (wait4(-1) steals exits),
-// and after [New] it must not call [os/signal.Ignore], which children inherit.
+// One process has one link. Everything that it opens must be born
+// close-on-exec. It must not call wait for any child (wait4(-1) steals exits).
 // Programs see the end of a pipe only when the last copy of the other end is
-// closed, and the caller's copies count: close what only the child should have
-// as soon as Start has returned.
+// closed, and the keeper's copies and the caller's count: close what only the child
+// should have as soon as Start has returned.
 package keeper
 
 import (
-	"context"
 	"syscall"
 	"time"
 )
@@ -42,33 +44,6 @@ import (
 // that use select(2) can do nothing with a higher one, and each number below
 // costs a system call while the child is being made.
 const MaxFD = 1023
-
-// A Keeper starts processes and knows who holds what. All methods may be called
-// concurrently.
-type Keeper interface {
-	// Start starts a program and returns once it has been executed. The
-	// descriptors of spec are duplicated into the child; the caller keeps its
-	// own, must leave them open until Start returns, and closes them.
-	//
-	// The context bounds starting only: a process outlives the call that made
-	// it, and once the fork is under way the start is finished.
-	//
-	// A program that cannot be started leaves nothing behind; the error is a
-	// *SpawnError, which tells by [errors.Is] what was wrong. Other errors are
-	// the context's and, after Close, [ErrClosed].
-	Start(ctx context.Context, spec Spec) (Process, error)
-
-	// Holders returns, for each end in the order given, the processes in the
-	// whole system that have it open, lowest process id first. Processes that
-	// the keeper may not look into (those of other users, unless it runs as
-	// root) are left out, and so are copies that are in flight inside a socket.
-	Holders(ctx context.Context, ends []End) ([][]Holder, error)
-
-	// Close releases what the keeper holds and returns when its goroutines
-	// have ended. Running processes go on, but are no longer reaped: their
-	// Done never closes, and Signal returns [ErrClosed]. Close is idempotent.
-	Close() error
-}
 
 // A Spec says what to start.
 type Spec struct {
@@ -102,10 +77,13 @@ type Process interface {
 	// may give the number to another process.
 	Pid() int
 	// Signal sends a signal to the process, not to its descendants. After the
-	// exit it returns [ErrExited].
+	// exit it returns [ErrExited]. While the keeper is away it waits for a new one,
+	// up to 10 s, then the error is [ErrAway]. When the keeper dies in the middle,
+	// signals that do twice what they do once (0, KILL, TERM, CONT, STOP, WINCH) are
+	// sent again; for others the error is [ErrUncertain].
 	Signal(sig syscall.Signal) error
 	// Done returns a channel that is closed when the process has exited and
-	// was reaped. By then the keeper has let go of everything it held for it.
+	// was reaped. By then all descriptors that stood for it are closed.
 	Done() <-chan struct{}
 	// Exit returns how the process exited, and the zero value before Done is
 	// closed.
@@ -115,13 +93,15 @@ type Process interface {
 // An ExitStatus is how a process ended: by returning a code or by a signal.
 type ExitStatus struct {
 	// Code is what the process returned, 0 to 255, or -1 when it was ended by
-	// a signal. It is also -1, with no signal, when the status is lost because
-	// something else in the keeper's process has waited for the child.
+	// a signal or Unknown is set.
 	Code int
 	// Signal is what ended the process; 0 if it returned.
 	Signal syscall.Signal
 	// CoreDumped says that the signal left a core dump.
 	CoreDumped bool
+	// Unknown says that nobody could tell how the process ended: its keeper had
+	// died. Code is -1 then, and Signal 0.
+	Unknown bool
 	// Time is when the keeper saw the exit.
 	Time time.Time
 }

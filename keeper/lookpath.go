@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,4 +81,9 @@ func executable(path string) error {
 		return wrap(ErrNotExecutable, err)
 	}
 	return nil
+}
+
+// missing tells whether err says that a file is not there.
+func missing(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
 }

@@ -1,23 +1,26 @@
-package keeper
+package keeper_test
 
 import (
 	"context"
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 )
 
 // childVariable names the behaviour of the test binary when it is started as a
@@ -28,18 +31,20 @@ const childVariable = "PIPED_TEST_CHILD"
 // them a test has started.
 var (
 	behaviours = map[string]func(args []string){
-		"block":       beBlocked,
-		"descriptors": beWithoutDescriptors,
-		"exit":        beExiting,
-		"keeper":      beKeeper,
-		"list":        beListing,
-		"orphan":      beOrphaning,
+		"block":  beBlocked,
+		"exit":   beExiting,
+		"held":   beHeld,
+		"front":  beFront,
+		"list":   beListing,
+		"orphan": beOrphaning,
+		"worker": beWorker,
 	}
 	usedMu sync.Mutex
 	used   = map[string]bool{}
 )
 
 func TestMain(m *testing.M) {
+	keepertest.Main()
 	if name := os.Getenv(childVariable); name != "" {
 		behaviours[name](os.Args[1:])
 		os.Exit(0)
@@ -115,22 +120,110 @@ func children() []string {
 	return list
 }
 
-func testLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+// A front is a link to a keeper, and an account to start processes in.
+type front struct {
+	*keeper.Link
+	account *keeper.Account
+	last    atomic.Uint32
+}
 
-func newKeeper(t *testing.T) *Local {
+// newKeeper returns a front with a keeper of its own, which ends with the test.
+func newKeeper(t *testing.T) *front {
 	t.Helper()
-	k := New(testLog())
-	t.Cleanup(func() {
-		if err := k.Close(); err != nil {
-			t.Errorf("Close: %v", err)
+	link := keepertest.Start(t)
+	return newFront(t, link)
+}
+
+func newFront(t *testing.T, link *keeper.Link) *front {
+	t.Helper()
+	account, err := link.Enter(keeper.UID{1}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &front{Link: link, account: account}
+}
+
+// Start starts a process under a key of its own.
+func (f *front) Start(ctx context.Context, spec keeper.Spec) (keeper.Process, error) {
+	return f.account.Start(ctx, f.last.Add(1), spec)
+}
+
+// pids returns what the keeper has for children, the spawner among them.
+func (f *front) pids(t *testing.T) []int {
+	t.Helper()
+	return childrenOf(t, f.Info().Pid)
+}
+
+// onlySpawner waits until the keeper has no child but the spawner.
+func (f *front) onlySpawner(t *testing.T) {
+	t.Helper()
+	eventually(t, "the keeper has only its spawner", func() bool { return len(f.pids(t)) <= 1 })
+}
+
+// eventually waits until done says so.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not so after 30 s: %s", what)
 		}
-	})
-	return k
+	}
+}
+
+// childrenOf returns the process ids of the children of a process, zombies included.
+func childrenOf(t *testing.T, pid int) (list []int) {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task) // the thread may be gone
+		for field := range strings.FieldsSeq(string(text)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, child)
+		}
+	}
+	return list
+}
+
+// descriptorsOf returns the numbers of the open descriptors of a process, in ascending order.
+func descriptorsOf(t *testing.T, pid int) []int {
+	t.Helper()
+	fds, err := numericNames(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fds
+}
+
+// numericNames returns the names in dir that are numbers, in ascending order.
+func numericNames(dir string) ([]int, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var numbers []int
+	for _, entry := range entries {
+		if n, err := strconv.Atoi(entry.Name()); err == nil {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	return numbers, nil
 }
 
 // program returns the Spec of an ordinary program.
-func program(path string, args ...string) Spec {
-	return Spec{
+func program(path string, args ...string) keeper.Spec {
+	return keeper.Spec{
 		Path: path,
 		Args: append([]string{path}, args...),
 		Env:  []string{"PATH=/usr/bin:/bin"},
@@ -138,14 +231,14 @@ func program(path string, args ...string) Spec {
 }
 
 // cat returns the Spec of a program that runs until its stdin ends.
-func cat(stdin int) Spec {
+func cat(stdin int) keeper.Spec {
 	spec := program("/bin/cat")
-	spec.Files = []File{{FD: 0, Source: stdin}, {FD: 1, Source: -1}}
+	spec.Files = []keeper.File{{FD: 0, Source: stdin}, {FD: 1, Source: -1}}
 	return spec
 }
 
 // behaviour returns the Spec of the test binary as a child.
-func behaviour(t *testing.T, name string, args ...string) Spec {
+func behaviour(t *testing.T, name string, args ...string) keeper.Spec {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -161,7 +254,7 @@ func behaviour(t *testing.T, name string, args ...string) Spec {
 }
 
 // start starts spec and kills it at the end of the test if it still runs.
-func start(t *testing.T, k *Local, spec Spec) Process {
+func start(t *testing.T, k *front, spec keeper.Spec) keeper.Process {
 	t.Helper()
 	p, err := k.Start(t.Context(), spec)
 	if err != nil {
@@ -175,7 +268,7 @@ func start(t *testing.T, k *Local, spec Spec) Process {
 }
 
 // waitDone waits for the exit of p and returns how it was.
-func waitDone(t *testing.T, p Process) ExitStatus {
+func waitDone(t *testing.T, p keeper.Process) keeper.ExitStatus {
 	t.Helper()
 	select {
 	case <-p.Done():
@@ -187,10 +280,10 @@ func waitDone(t *testing.T, p Process) ExitStatus {
 
 // output runs spec with its stdout on a pipe, stdin on /dev/null and stderr
 // ours, and returns all it wrote and how it exited.
-func output(t *testing.T, k *Local, spec Spec) (string, ExitStatus) {
+func output(t *testing.T, k *front, spec keeper.Spec) (string, keeper.ExitStatus) {
 	t.Helper()
 	r, w := pipe(t)
-	spec.Files = append(spec.Files, File{FD: 0, Source: -1}, File{FD: 1, Source: w}, File{FD: 2, Source: 2})
+	spec.Files = append(spec.Files, keeper.File{FD: 0, Source: -1}, keeper.File{FD: 1, Source: w}, keeper.File{FD: 2, Source: 2})
 	p := start(t, k, spec)
 	closeFD(t, w)
 	text, err := io.ReadAll(r)
@@ -254,24 +347,18 @@ func fail(format string, args ...any) {
 	os.Exit(1)
 }
 
-// runOutput runs a program from inside a child, with the child's own stdout.
-func runOutput(k *Local, spec Spec) error {
-	spec.Files = []File{{FD: 0, Source: -1}, {FD: 1, Source: 1}, {FD: 2, Source: 2}}
-	p, err := k.Start(context.Background(), spec)
-	if err != nil {
-		return err
-	}
-	<-p.Done()
-	if exit := p.Exit(); exit.Code != 0 {
-		return fmt.Errorf("%s: %+v", spec.Path, exit)
-	}
-	return nil
-}
-
 func TestNothingIsLeftBy500Starts(t *testing.T) {
 	k := newKeeper(t)
 	spec := program("/bin/true")
-	fds, goroutines := len(openFDs()), runtime.NumGoroutine()
+	waitDone(t, start(t, k, spec))
+	k.onlySpawner(t)
+	pids := []int{os.Getpid(), k.Info().Pid}
+	pids = append(pids, k.pids(t)...)
+	var before []int
+	for _, pid := range pids {
+		before = append(before, len(descriptorsOf(t, pid)))
+	}
+	goroutines := runtime.NumGoroutine()
 	for range 500 {
 		p, err := k.Start(t.Context(), spec)
 		if err != nil {
@@ -280,18 +367,13 @@ func TestNothingIsLeftBy500Starts(t *testing.T) {
 		if exit := waitDone(t, p); exit.Code != 0 {
 			t.Fatalf("exit %+v", exit)
 		}
+		k.account.Forget(k.last.Load())
 	}
-	if got := len(openFDs()); got != fds {
-		t.Errorf("%d descriptors before, %d after", fds, got)
+	k.onlySpawner(t)
+	for i, pid := range pids {
+		eventually(t, "all descriptors are closed again", func() bool { return len(descriptorsOf(t, pid)) <= before[i] })
 	}
-	if left := children(); len(left) > 0 {
-		t.Errorf("children left: %v", left)
-	}
-	k.reapers.Wait()
 	if got := runtime.NumGoroutine(); got > goroutines {
 		t.Errorf("%d goroutines before, %d after", goroutines, got)
-	}
-	if len(k.children) != 0 {
-		t.Errorf("the keeper still knows %v", slices.Collect(maps.Keys(k.children)))
 	}
 }

@@ -1,4 +1,4 @@
-package keeper
+package keeper_test
 
 import (
 	"errors"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/piped-dev/piped/keeper"
 )
 
 // beExiting returns the code it is given.
@@ -61,7 +63,7 @@ func TestSignalEndsProcess(t *testing.T) {
 		in, w := blockingPipe(t)
 		p := start(t, k, cat(in))
 		closeFD(t, in)
-		if exit := p.Exit(); exit != (ExitStatus{}) {
+		if exit := p.Exit(); exit != (keeper.ExitStatus{}) {
 			t.Errorf("exit of a running process %+v", exit)
 		}
 		if err := p.Signal(sig); err != nil {
@@ -79,8 +81,8 @@ func TestSignalAfterExit(t *testing.T) {
 	k := newKeeper(t)
 	p := start(t, k, program("/bin/true"))
 	waitDone(t, p)
-	if err := p.Signal(unix.SIGTERM); !errors.Is(err, ErrExited) || !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("error %v, want %v", err, ErrExited)
+	if err := p.Signal(unix.SIGTERM); !errors.Is(err, keeper.ErrExited) || !errors.Is(err, os.ErrProcessDone) {
+		t.Errorf("error %v, want %v", err, keeper.ErrExited)
 	}
 }
 
@@ -93,8 +95,8 @@ func TestSignalsThatRaceWithTheExitReachNobodyElse(t *testing.T) {
 			senders.Go(func() {
 				for {
 					if err := p.Signal(0); err != nil {
-						if !errors.Is(err, ErrExited) {
-							t.Errorf("error %v, want %v", err, ErrExited)
+						if !errors.Is(err, keeper.ErrExited) {
+							t.Errorf("error %v, want %v", err, keeper.ErrExited)
 						}
 						return
 					}
@@ -112,7 +114,7 @@ func TestExitIsSeenWhileGrandchildHoldsThePipe(t *testing.T) {
 	out, outW := pipe(t)
 	spec := behaviour(t, "orphan")
 	behaviour(t, "block")
-	spec.Files = []File{{FD: 0, Source: in}, {FD: 1, Source: outW}, {FD: 2, Source: 2}}
+	spec.Files = []keeper.File{{FD: 0, Source: in}, {FD: 1, Source: outW}, {FD: 2, Source: 2}}
 	p := start(t, k, spec)
 	closeFD(t, in)
 	closeFD(t, outW)
@@ -125,121 +127,5 @@ func TestExitIsSeenWhileGrandchildHoldsThePipe(t *testing.T) {
 	closeFD(t, inW)
 	if rest, err := io.ReadAll(out); string(rest) != "done\n" || err != nil {
 		t.Errorf("the grandchild says %q, error %v", rest, err)
-	}
-}
-
-func TestCloseLeavesProcessesRunning(t *testing.T) {
-	k := New(testLog())
-	in, inW := blockingPipe(t)
-	out, outW := pipe(t)
-	spec := behaviour(t, "block")
-	spec.Files = []File{{FD: 0, Source: in}, {FD: 1, Source: outW}, {FD: 2, Source: 2}}
-	before := len(openFDs())
-	p, err := k.Start(t.Context(), spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer abandon(p.Pid())
-	closeFD(t, in)
-	closeFD(t, outW)
-	for range 2 {
-		if err := k.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-	}
-	if got := len(openFDs()); got != before-2 {
-		t.Errorf("%d descriptors, want %d", got, before-2)
-	}
-	if err := p.Signal(unix.SIGKILL); !errors.Is(err, ErrClosed) {
-		t.Errorf("Signal: %v, want %v", err, ErrClosed)
-	}
-	closeFD(t, inW)
-	if text, err := io.ReadAll(out); string(text) != "ready\ndone\n" || err != nil {
-		t.Errorf("the process wrote %q, error %v", text, err)
-	}
-	select {
-	case <-p.Done():
-		t.Error("Done is closed although nobody reaps")
-	default:
-	}
-}
-
-func TestCloseWhileStartsAreUnderWayForgetsNone(t *testing.T) {
-	before := len(openFDs())
-	for range 20 {
-		k := New(testLog())
-		started := make(chan Process, 100)
-		var starters sync.WaitGroup
-		for range 4 {
-			starters.Go(func() {
-				for range cap(started) / 4 {
-					p, err := k.Start(t.Context(), program("/bin/true"))
-					if err != nil {
-						if !errors.Is(err, ErrClosed) {
-							t.Errorf("error %v, want %v", err, ErrClosed)
-						}
-						return
-					}
-					started <- p
-				}
-			})
-		}
-		known := []Process{<-started}
-		if err := k.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-		if got := len(openFDs()); got != before {
-			t.Errorf("%d descriptors after Close, want %d", got, before)
-		}
-		starters.Wait()
-		close(started)
-		for p := range started {
-			known = append(known, p)
-		}
-		for _, p := range known {
-			if errors.Is(p.Signal(0), ErrClosed) {
-				abandon(p.Pid())
-			}
-		}
-	}
-}
-
-func TestStatusTakenBySomebodyElseIsNotGuessed(t *testing.T) {
-	k := newKeeper(t)
-	in, w := blockingPipe(t)
-	p := start(t, k, cat(in))
-	closeFD(t, in)
-	// Holding the lock keeps the keeper from reaping first.
-	c := p.(*child)
-	c.mu.Lock()
-	closeFD(t, w)
-	_, err := syscall.Wait4(p.Pid(), nil, 0, nil)
-	c.mu.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if exit := waitDone(t, p); exit.Code != -1 || exit.Signal != 0 {
-		t.Errorf("exit %+v, want an unknown one", exit)
-	}
-}
-
-func TestChildThatCannotBeWatchedIsRefused(t *testing.T) {
-	notPollable, err := unix.MemfdCreate("pidfd", unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, pidfd := range []int{-1, notPollable} {
-		pid, own, err := spawn(program("/bin/cat"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		closeFD(t, own)
-		if _, err := newChild(pid, pidfd); err == nil {
-			t.Errorf("a child with pidfd %d is taken", pidfd)
-		}
-		abandon(pid)
-	}
-	if left := children(); len(left) > 0 {
-		t.Errorf("children left: %v", left)
 	}
 }

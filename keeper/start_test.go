@@ -1,4 +1,4 @@
-package keeper
+package keeper_test
 
 import (
 	"bufio"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/piped-dev/piped/keeper"
 )
 
 // beListing writes a line "NUMBER TARGET" for each descriptor it was started
@@ -61,7 +63,7 @@ func linkOf(name string) string {
 }
 
 // wantList returns what beListing writes for the descriptors given.
-func wantList(files []File) map[int]string {
+func wantList(files []keeper.File) map[int]string {
 	want := make(map[int]string)
 	for _, f := range files {
 		want[f.FD] = os.DevNull
@@ -74,14 +76,14 @@ func wantList(files []File) map[int]string {
 
 // listed runs a listing child with files, its stdout being a pipe, and returns
 // what it has and what it should have.
-func listed(k *Local, spec Spec, files []File) (got, want map[int]string, err error) {
+func listed(k *front, spec keeper.Spec, files []keeper.File) (got, want map[int]string, err error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, nil, err
 	}
 	r := os.NewFile(uintptr(p[0]), "pipe")
 	defer func() { _ = r.Close() }()
-	spec.Files = append([]File{{FD: 1, Source: p[1]}}, files...)
+	spec.Files = append([]keeper.File{{FD: 1, Source: p[1]}}, files...)
 	want = wantList(spec.Files)
 	child, err := k.Start(context.Background(), spec)
 	_ = unix.Close(p[1])
@@ -112,27 +114,27 @@ func TestChildHasExactlyTheDeclaredDescriptors(t *testing.T) {
 	for i := range sources {
 		sources[i] = newMemfd(t)
 	}
-	std := []File{{FD: 0, Source: -1}, {FD: 2, Source: 2}}
+	std := []keeper.File{{FD: 0, Source: -1}, {FD: 2, Source: 2}}
 	for _, test := range []struct {
 		name  string
-		files []File
+		files []keeper.File
 	}{
 		{"standard streams only", nil},
-		{"gaps stay closed", []File{{FD: 9, Source: sources[0]}, {FD: 40, Source: sources[1]}}},
-		{"one source at several numbers", []File{{FD: 3, Source: sources[0]}, {FD: 4, Source: sources[0]}}},
-		{"several null devices", []File{{FD: 3, Source: -1}, {FD: 5, Source: -1}}},
-		{"source and target are the same number", []File{{FD: sources[2], Source: sources[2]}}},
-		{"two swapped numbers", []File{
+		{"gaps stay closed", []keeper.File{{FD: 9, Source: sources[0]}, {FD: 40, Source: sources[1]}}},
+		{"one source at several numbers", []keeper.File{{FD: 3, Source: sources[0]}, {FD: 4, Source: sources[0]}}},
+		{"several null devices", []keeper.File{{FD: 3, Source: -1}, {FD: 5, Source: -1}}},
+		{"source and target are the same number", []keeper.File{{FD: sources[2], Source: sources[2]}}},
+		{"two swapped numbers", []keeper.File{
 			{FD: sources[2], Source: sources[3]},
 			{FD: sources[3], Source: sources[2]},
 		}},
-		{"a ring of numbers and one that stays", []File{
+		{"a ring of numbers and one that stays", []keeper.File{
 			{FD: sources[0], Source: sources[1]},
 			{FD: sources[1], Source: sources[2]},
 			{FD: sources[2], Source: sources[0]},
 			{FD: sources[4], Source: sources[4]},
 		}},
-		{"the highest number", []File{{FD: MaxFD, Source: sources[0]}}},
+		{"the highest number", []keeper.File{{FD: keeper.MaxFD, Source: sources[0]}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, want, err := listed(k, spec, append(test.files, std...))
@@ -164,10 +166,10 @@ func TestStandardStreamsThatAreNotDeclaredAreClosed(t *testing.T) {
 	defer closeFD(t, in)
 	defer closeFD(t, inW)
 	// The Go runtime would open them again, cat does not.
-	p := start(t, k, Spec{
+	p := start(t, k, keeper.Spec{
 		Path:  "/bin/cat",
 		Args:  []string{"cat", "/proc/self/fd/7"},
-		Files: []File{{FD: 1, Source: w}, {FD: 7, Source: in}},
+		Files: []keeper.File{{FD: 1, Source: w}, {FD: 7, Source: in}},
 	})
 	closeFD(t, w)
 	if _, err := unix.Write(inW, []byte("running\n")); err != nil {
@@ -196,7 +198,7 @@ func TestDescriptorsStayExactWhileSpawnsRace(t *testing.T) {
 	for range spawners {
 		starters.Go(func() {
 			source := newMemfd(t)
-			files := []File{{FD: 0, Source: -1}, {FD: 2, Source: 2}, {FD: 3, Source: source}, {FD: 6, Source: source}}
+			files := []keeper.File{{FD: 0, Source: -1}, {FD: 2, Source: 2}, {FD: 3, Source: source}, {FD: 6, Source: source}}
 			for range spawns {
 				got, want, err := listed(k, spec, files)
 				if err != nil {
@@ -240,20 +242,6 @@ func openAndClose(ctx context.Context, t *testing.T) {
 	}
 }
 
-func TestDescriptorInheritedByTheDaemonStaysOutOfChildren(t *testing.T) {
-	fd := newMemfd(t)
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
-		t.Fatal(err)
-	}
-	got, want, err := listed(newKeeper(t), behaviour(t, "list"), []File{{FD: 0, Source: -1}, {FD: 2, Source: 2}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("descriptors of the child (-want +got):\n%s", diff)
-	}
-}
-
 func TestSourcesKeepTheirFlags(t *testing.T) {
 	k := newKeeper(t)
 	r, w := pipe(t)
@@ -273,7 +261,7 @@ func TestSourcesKeepTheirFlags(t *testing.T) {
 	if err := conn.Control(func(fd uintptr) {
 		reader, writer := flags(int(fd)), flags(w)
 		spec := program("/bin/true")
-		spec.Files = []File{{FD: 0, Source: int(fd)}, {FD: 1, Source: w}, {FD: w, Source: w}}
+		spec.Files = []keeper.File{{FD: 0, Source: int(fd)}, {FD: 1, Source: w}, {FD: w, Source: w}}
 		waitDone(t, start(t, k, spec))
 		if got := flags(int(fd)); got != reader {
 			t.Errorf("flags of the reader %#x, were %#x", got, reader)
@@ -327,7 +315,7 @@ func TestChildLeadsItsOwnSession(t *testing.T) {
 	defer closeFD(t, in)
 	defer closeFD(t, w)
 	spec := behaviour(t, "block")
-	spec.Files = []File{{FD: 0, Source: in}}
+	spec.Files = []keeper.File{{FD: 0, Source: in}}
 	p := start(t, k, spec)
 	sid, err := unix.Getsid(p.Pid())
 	if err != nil {
@@ -353,66 +341,47 @@ func TestStartThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	plain := writeFile(t, "plain", "#!/bin/sh\n", 0o644)
 	ok := program("/bin/true")
-	with := func(change func(*Spec)) Spec {
+	with := func(change func(*keeper.Spec)) keeper.Spec {
 		spec := ok
 		change(&spec)
 		return spec
 	}
 	for _, test := range []struct {
 		name string
-		spec Spec
+		spec keeper.Spec
 		step string
 		want error
 	}{
-		{"no program", program(dir + "/none"), "exec", ErrNotFound},
-		{"a file instead of a directory on the way", program(plain + "/x"), "exec", ErrNotFound},
-		{"not executable", program(plain), "exec", ErrNotExecutable},
-		{"a directory", program(dir), "exec", ErrNotExecutable},
-		{"no interpreter", program(writeFile(t, "script", "#!/no/such\n", 0o755)), "exec", ErrNotExecutable},
-		{"no format", program(writeFile(t, "text", "just text", 0o755)), "exec", ErrNotExecutable},
-		{"too many arguments", program("/bin/true", strings.Repeat("x", 1<<20)), "exec", ErrArguments},
-		{"no directory", with(func(s *Spec) { s.Dir = dir + "/none" }), "chdir", ErrDirectory},
-		{"a file as directory", with(func(s *Spec) { s.Dir = plain }), "chdir", ErrDirectory},
-		{"relative directory", with(func(s *Spec) { s.Dir = "x" }), "check", ErrInvalid},
-		{"relative program", program("true"), "check", ErrInvalid},
-		{"no arguments", with(func(s *Spec) { s.Args = nil }), "check", ErrInvalid},
-		{"zero byte in the environment", with(func(s *Spec) { s.Env = []string{"A=\x00"} }), "check", ErrInvalid},
-		{"number twice", with(func(s *Spec) { s.Files = []File{{3, -1}, {3, -1}} }), "check", ErrInvalid},
-		{"number too high", with(func(s *Spec) { s.Files = []File{{MaxFD + 1, -1}} }), "check", ErrInvalid},
-		{"negative number", with(func(s *Spec) { s.Files = []File{{-1, -1}} }), "check", ErrInvalid},
-		{"source that is not open", with(func(s *Spec) { s.Files = []File{{3, 9999}} }), "check", syscall.EBADF},
+		{"no program", program(dir + "/none"), "exec", keeper.ErrNotFound},
+		{"a file instead of a directory on the way", program(plain + "/x"), "exec", keeper.ErrNotFound},
+		{"not executable", program(plain), "exec", keeper.ErrNotExecutable},
+		{"a directory", program(dir), "exec", keeper.ErrNotExecutable},
+		{"no interpreter", program(writeFile(t, "script", "#!/no/such\n", 0o755)), "exec", keeper.ErrNotExecutable},
+		{"no format", program(writeFile(t, "text", "just text", 0o755)), "exec", keeper.ErrNotExecutable},
+		{"too many arguments", program("/bin/true", strings.Repeat("x", 1<<20)), "exec", keeper.ErrArguments},
+		{"no directory", with(func(s *keeper.Spec) { s.Dir = dir + "/none" }), "chdir", keeper.ErrDirectory},
+		{"a file as directory", with(func(s *keeper.Spec) { s.Dir = plain }), "chdir", keeper.ErrDirectory},
+		{"relative directory", with(func(s *keeper.Spec) { s.Dir = "x" }), "check", keeper.ErrInvalid},
+		{"relative program", program("true"), "check", keeper.ErrInvalid},
+		{"no arguments", with(func(s *keeper.Spec) { s.Args = nil }), "check", keeper.ErrInvalid},
+		{"zero byte in the environment", with(func(s *keeper.Spec) { s.Env = []string{"A=\x00"} }), "check", keeper.ErrInvalid},
+		{"number twice", with(func(s *keeper.Spec) { s.Files = []keeper.File{{3, -1}, {3, -1}} }), "check", keeper.ErrInvalid},
+		{"number too high", with(func(s *keeper.Spec) { s.Files = []keeper.File{{keeper.MaxFD + 1, -1}} }), "check", keeper.ErrInvalid},
+		{"negative number", with(func(s *keeper.Spec) { s.Files = []keeper.File{{-1, -1}} }), "check", keeper.ErrInvalid},
+		{"source that is not open", with(func(s *keeper.Spec) { s.Files = []keeper.File{{3, 9999}} }), "check", syscall.EBADF},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := openFDs()
 			_, err := k.Start(t.Context(), test.spec)
-			var spawnErr *SpawnError
+			var spawnErr *keeper.SpawnError
 			if !errors.As(err, &spawnErr) || spawnErr.Step != test.step || !errors.Is(err, test.want) {
 				t.Errorf("error %v, want step %q and %v", err, test.step, test.want)
 			}
 			if after := openFDs(); len(after) != len(before) {
 				t.Errorf("descriptors %v, were %v", after, before)
 			}
-			if left := children(); len(left) > 0 {
-				t.Errorf("children left: %v", left)
-			}
+			k.onlySpawner(t)
 		})
-	}
-}
-
-func TestSystemErrorsHaveNames(t *testing.T) {
-	spec := program("/bin/true")
-	spec.Dir = "/"
-	for errno, want := range map[syscall.Errno]error{
-		syscall.EMFILE: ErrDescriptors,
-		syscall.ENFILE: ErrDescriptors,
-		syscall.EAGAIN: ErrProcesses,
-		syscall.ENOMEM: ErrMemory,
-		syscall.E2BIG:  ErrArguments,
-		syscall.EACCES: ErrNotExecutable,
-	} {
-		if err := diagnose(spec, errno); !errors.Is(err, want) || !errors.Is(err, errno) {
-			t.Errorf("%v becomes %v, want %v", errno, err, want)
-		}
 	}
 }
 
@@ -426,10 +395,10 @@ func TestStartAfterCancelAndAfterClose(t *testing.T) {
 	if err := k.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Start(t.Context(), program("/bin/true")); !errors.Is(err, ErrClosed) {
+	if _, err := k.Start(t.Context(), program("/bin/true")); !errors.Is(err, keeper.ErrClosed) {
 		t.Errorf("error %v, want closed", err)
 	}
-	if _, err := k.Holders(t.Context(), nil); !errors.Is(err, ErrClosed) {
+	if _, err := k.Holders(t.Context(), nil); !errors.Is(err, keeper.ErrClosed) {
 		t.Errorf("error %v, want closed", err)
 	}
 }

@@ -6,26 +6,29 @@ import (
 	"errors"
 	"hash/crc32"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
-// goldenControl is what is in testdata/control.bin: one pipe, whose direction out
+// goldenControl is what is in testdata/control-2.bin: one pipe, whose direction out
 // of end 1 has a checkpoint in both copies.
 func goldenControl() (Spec, checkpoint) {
 	spec := Spec{Kind: Stdio, In: Framing{Name: "mp"}, Out: Framing{Name: "line", StripCR: true, MaxMessage: 4096},
 		LogSize: 1 << 20, TailSize: 64 << 10, MaxMessage: 1 << 24, Overflow: DropOldest, Sealed: true}
 	base := place{off: 8192, num: 7, pay: 3, st: state{head: [12]byte{1, 2, 3}, n: 3, body: true, held: true, total: 20, left: 17}}
-	return spec, checkpoint{base: base, acked: 9000, drops: Drops{Messages: 5, Bytes: 800}, lost: &Position{Message: 2, Offset: 1}}
+	top := place{off: 10_000, num: 9, pay: 1, st: state{head: [12]byte{4, 5}, n: 2, total: 30, left: 29, body: true}}
+	return spec, checkpoint{base: base, acked: 9000, drops: Drops{Messages: 5, Bytes: 800}, lost: &Position{Message: 2, Offset: 1},
+		top: top, cause: CauseOverLimit, want: 5000}
 }
 
 // goldenSize is up to where the file is not empty.
 const goldenSize = headerSize + slotSize
 
 func TestControlFileIsWhatAnotherVersionWrote(t *testing.T) {
-	image, err := os.ReadFile("testdata/control.bin")
+	image, err := os.ReadFile("testdata/control-2.bin")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,15 +58,15 @@ func TestControlFileIsWhatAnotherVersionWrote(t *testing.T) {
 }
 
 // writeImage writes the golden file.
-func writeImage(t *testing.T) []byte {
+func writeImage(t testing.TB) []byte {
 	t.Helper()
-	control, err := NewControl()
+	control, err := NewControl(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer control.Close()
 	spec, k := goldenControl()
-	slot, err := control.add(&description{spec})
+	slot, err := control.add(&description{spec}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +87,7 @@ func writeImage(t *testing.T) []byte {
 // openImage opens a control file with these bytes.
 func openImage(t testing.TB, image []byte) *Control {
 	t.Helper()
-	control, err := OpenControl(memoryOf(t, image))
+	control, err := OpenControl(memoryOf(t, image), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,14 +115,36 @@ func TestControlFileThatIsNoneIsRefused(t *testing.T) {
 		b[at] ^= v
 		return b
 	}
-	for name, b := range map[string][]byte{"empty": nil, "short": image[:10], "other magic": change(0, 1), "other version": change(len(controlMagic), 1)} {
-		if c, err := OpenControl(memoryOf(t, b)); !errors.Is(err, ErrCorrupt) {
+	for name, b := range map[string][]byte{"empty": nil, "short": image[:10], "other magic": change(0, 1)} {
+		if c, err := OpenControl(memoryOf(t, b), nil); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: %v, %v", name, c, err)
 		}
 	}
 	control := openImage(t, change(headerSize+88, 1))
 	if _, err := control.describe(0); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a description that is torn: %v", err)
+	}
+}
+
+func TestControlFileOfAnotherVersionIsRefusedAndLeftAsItIs(t *testing.T) {
+	for name, version := range map[string]string{"testdata/control-1.bin": "version 1", "testdata/control-newer.bin": "version 3"} {
+		image, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := newFakeVault(t)
+		fd := memoryOf(t, image)
+		if err := v.Put(Item{ControlKey, fd}); err != nil {
+			t.Fatal(err)
+		}
+		c, err := OpenControl(fd, v)
+		if !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), version) || !strings.Contains(err.Error(), "version 2") {
+			t.Errorf("%s: %v, %v", name, c, err)
+		}
+		again := make([]byte, len(image)+1)
+		if n, err := unix.Pread(v.descriptor(ControlKey), again, 0); err != nil || !bytes.Equal(again[:n], image) {
+			t.Errorf("%s: it was changed, or the vault has lost it: %v", name, err)
+		}
 	}
 }
 
@@ -141,7 +166,7 @@ func TestNewestWholeCheckpointCounts(t *testing.T) {
 		}
 		r.checkpoint(checkpoint{base: place{num: 1}, acked: n + 1})
 		whole := bytes.Clone(r.slots[r.newest])
-		for torn := range whole[:104] { // as if it was killed there
+		for torn := range whole[:checkpointSum] { // as if it was killed there
 			clear(r.slots[r.newest][torn:])
 			again := *r
 			if k, err := again.latest(); err != nil || k.acked != n {
@@ -171,7 +196,7 @@ func repair(image []byte) {
 		r := newRecord(image[headerSize+descriptionSize+n*recordSize:][:recordSize])
 		for _, b := range r.slots {
 			if !allZero(b) {
-				le.PutUint32(b[104:], crc32.Checksum(b[:104], crcTable))
+				le.PutUint32(b[checkpointSum:], crc32.Checksum(b[:checkpointSum], crcTable))
 			}
 		}
 	}

@@ -3,7 +3,9 @@ package pipe
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +18,7 @@ type crashDaemon struct {
 	one, two *Endpoint
 	poller   *Poller
 	control  *Control
+	vault    Vault
 }
 
 // playDaemon recovers the pipe, checks that what the clients know is true, and
@@ -25,15 +28,20 @@ func playDaemon(role *crashRole) error {
 	if err != nil {
 		return err
 	}
-	d := &crashDaemon{role: role, words: words}
-	if d.control, err = OpenControl(role.Control); err != nil {
+	d := &crashDaemon{role: role, words: words, vault: &farVault{fd: role.Vault}}
+	if slices.Contains(vaultMutants, role.Mutant) {
+		d.vault = &mutantVault{Vault: d.vault, mutant: role.Mutant}
+	}
+	if d.control, err = OpenControl(role.Kept[ControlKey], d.vault); err != nil {
 		return err
 	}
 	if d.poller, err = NewPoller(); err != nil {
 		return err
 	}
-	gone := KeptEnd{Read: -1, Write: -1, Inbox: -1, Outbox: -1}
-	kept := Kept{Control: d.control, Ends: [2]KeptEnd{{Read: role.Read, Write: role.Write, Inbox: role.Inbox, Outbox: role.Outbox}, gone}}
+	if err := d.others(); err != nil {
+		return err
+	}
+	kept := d.kept(0)
 	if role.Mutant != "" {
 		d.one, d.two, err = recoverMutant(d.poller, kept, role.Mutant)
 	} else {
@@ -57,17 +65,61 @@ func playDaemon(role *crashRole) error {
 	return d.live()
 }
 
+// kept is what there is of the pipe in a slot.
+func (d *crashDaemon) kept(slot int) Kept {
+	k := keptOf(d.role.Kept, slot)
+	k.Control, k.Vault = d.control, d.vault
+	return k
+}
+
+// others closes the pipes that other daemons made, and takes back what they had
+// put for those that they never made.
+func (d *crashDaemon) others() error {
+	slots := make(map[int]bool)
+	for key := range d.role.Kept {
+		slot, _, _, err := key.Split()
+		switch {
+		case key == ControlKey:
+		case err != nil:
+			return err
+		case slot >= d.control.Pipes():
+			d.vault.Remove(key)
+		case slot != 0:
+			slots[slot] = true
+		}
+	}
+	for slot := range slots {
+		one, two, err := Recover(d.poller, d.kept(slot), nil)
+		if err != nil {
+			return fmt.Errorf("recover pipe %d: %w", slot, err)
+		}
+		one.Close(true)
+		two.Close(true)
+		<-one.Closed()
+		<-two.Closed()
+	}
+	return nil
+}
+
 // check compares what was recovered with what the clients know.
 func (d *crashDaemon) check() error {
 	w, flags := d.words, d.words.flags.Load()
-	out := pack(d.one.out.Info().Committed)
+	info, end := d.one.out.Info(), d.one.out.End()
 	sent, tried := w.sent.Load(), w.tried.Load()
-	switch end := d.one.out.End(); {
-	case end != nil && (d.role.Scene.Leave || d.role.Scene.Discard) && out <= tried: // the rest was dropped
-	case end != nil && end.Cause == CauseBrokenPipe:
+	switch at := pack(info.Accepted); {
+	case end != nil && end.Cause == CauseBrokenPipe && !d.role.Scene.Leave:
 		return fmt.Errorf("the process reads no more: %+v", end)
-	case out != sent && out != tried:
-		return fmt.Errorf("the outbox has %v; %v was acknowledged, %v was tried", unpack(out), unpack(sent), unpack(tried))
+	case at != sent && at != tried:
+		return fmt.Errorf("the outbox has %v; %v was acknowledged, %v was tried", info.Accepted, unpack(sent), unpack(tried))
+	case end == nil && info.Committed != info.Accepted, info.Accepted.Before(info.Committed):
+		return fmt.Errorf("the outbox has %v, and %v was ever accepted", info.Committed, info.Accepted)
+	}
+	w.sent.Store(pack(info.Accepted)) // now its client knows
+	if err := d.checkUnfinished(); err != nil {
+		return err
+	}
+	if err := d.checkJournal(); err != nil {
+		return err
 	}
 	acked := pack(d.one.in.Acked())
 	if low, high := w.acked.Load(), w.had.Load(); acked < low || acked > high && !d.role.Scene.Drop && flags&closedEnd == 0 && !d.one.Closing() {
@@ -87,6 +139,24 @@ func (d *crashDaemon) check() error {
 	return nil
 }
 
+// checkUnfinished compares the message of which only parts are there with what was
+// accepted of it.
+func (d *crashDaemon) checkUnfinished() error {
+	at, u := d.one.out.Info().Accepted, d.one.out.Unfinished()
+	p, err := newPattern(&d.role.Scene, d.role.Seed)
+	switch {
+	case err != nil:
+		return err
+	case at.Offset == 0 && u == nil:
+		return nil
+	case u == nil:
+		return fmt.Errorf("accepted up to %v, and nothing is unfinished", at)
+	case u.Number != at.Message || u.Have != at.Offset || u.Total != p.size(at.Message):
+		return fmt.Errorf("accepted up to %v of %d, %d+%d of %d are unfinished", at, p.size(at.Message), u.Number, u.Have, u.Total)
+	}
+	return nil
+}
+
 // opens makes other pipes in the same control file, and looks at those that were
 // made before.
 func (d *crashDaemon) opens() error {
@@ -96,7 +166,7 @@ func (d *crashDaemon) opens() error {
 		}
 	}
 	spec := d.role.Scene.spec()
-	spec.Control = d.control
+	spec.Control, spec.Vault = d.control, d.vault
 	for range 20 {
 		one, two, err := Open(d.poller, spec)
 		if err != nil {
@@ -110,9 +180,10 @@ func (d *crashDaemon) opens() error {
 
 // live lets the clients work until everything is done.
 func (d *crashDaemon) live() error {
-	done := make(chan error, 2)
+	done, stop, journaled := make(chan error, 2), make(chan struct{}), make(chan error, 1)
 	go func() { done <- d.writes() }()
 	go func() { done <- d.reads() }()
+	go func() { journaled <- d.journals(stop) }()
 	if d.role.Scene.Discard && d.role.Finish {
 		d.one.Close(true)
 		d.words.flags.Or(closedEnd)
@@ -124,6 +195,10 @@ func (d *crashDaemon) live() error {
 			return err
 		}
 	}
+	close(stop)
+	if err := <-journaled; err != nil {
+		return err
+	}
 	w := d.words
 	w.out.Store(pack(d.one.out.Info().Committed))
 	if !d.role.Scene.Discard {
@@ -131,10 +206,33 @@ func (d *crashDaemon) live() error {
 	}
 	if d.role.Scene.Retire {
 		d.one.Retire()
+		if d.role.Scene.Shed {
+			d.one.RetireLogs()
+		}
 		w.flags.Or(sawRetired)
 	}
+	w.outEnd.Store(d.outEnd())
+	w.allRead.Store(d.allRead())
 	w.flags.Or(sawFinished)
 	return nil
+}
+
+// outEnd says how the outbox has ended, in a number.
+func (d *crashDaemon) outEnd() uint64 {
+	end := d.one.out.End()
+	return uint64(crc32.ChecksumIEEE([]byte(fmt.Sprint(*end))))<<8 | uint64(end.Cause)
+}
+
+// allRead says whether all that was sent was read, in a number; 0 where that is not
+// known for good.
+func (d *crashDaemon) allRead() uint64 {
+	switch all, known := d.one.AllRead(); {
+	case !known || !d.one.write.isClosed(): // while it is open the answer may change
+		return 0
+	case all:
+		return 1
+	}
+	return 2
 }
 
 // writes sends the pattern from where the outbox says that it is.
@@ -337,6 +435,9 @@ func (d *crashDaemon) end(e *End) error {
 	}
 	w.end.Store(pack(e.Position))
 	w.flags.Or(saw)
+	if d.role.Scene.Shed {
+		return nil // so that something is left to be lost
+	}
 	return d.ack(e.Position)
 }
 
@@ -349,8 +450,44 @@ func (d *crashDaemon) verify() error {
 	if out := d.one.out.Info().Committed; out != unpack(w.out.Load()) && !d.role.Scene.Discard && !d.role.Scene.Leave {
 		return fmt.Errorf("the outbox ended at %v, now %v", unpack(w.out.Load()), out)
 	}
-	if d.role.Scene.Discard {
+	if got := d.outEnd(); got != w.outEnd.Load() {
+		return fmt.Errorf("the outbox ended as %#x, now %#x: %+v", w.outEnd.Load(), got, d.one.out.End())
+	}
+	if got, before := d.allRead(), w.allRead.Load(); before != 0 && got != before {
+		return fmt.Errorf("that all was read is %d, before it was %d", got, before)
+	}
+	switch {
+	case d.role.Scene.Discard:
 		return nil
+	case d.role.Scene.Shed:
+		return d.shed()
 	}
 	return d.reads()
+}
+
+// shed looks at an inbox whose log was given back: what was not acknowledged is a
+// gap, and then comes the end.
+func (d *crashDaemon) shed() error {
+	acked, end := d.one.in.Acked(), d.one.in.End()
+	had := unpack(d.words.had.Load())
+	c := d.one.in.Consumer()
+	defer c.Close()
+	ev, err := c.Next(nil, Limits{})
+	switch drops := d.one.in.Info().Drops.Messages; {
+	case err != nil:
+		return err
+	case acked != end.Position || end.Position != had:
+		return fmt.Errorf("acknowledged up to %v, the end is at %v, received up to %v", acked, end.Position, had)
+	case ev.Gap == nil && drops == 0:
+	case ev.Gap == nil || ev.Gap.To != had || pack(ev.Gap.From) < d.words.acked.Load() || drops != had.Message-ev.Gap.From.Message:
+		return fmt.Errorf("%d messages were dropped, the gap is %+v; %v was acknowledged, the end is at %v", drops, ev.Gap, unpack(d.words.acked.Load()), had)
+	default:
+		if ev, err = c.Next(nil, Limits{}); err != nil {
+			return err
+		}
+	}
+	if ev.End == nil {
+		return fmt.Errorf("got %+v instead of the end", ev)
+	}
+	return d.end(ev.End)
 }

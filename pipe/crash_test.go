@@ -28,6 +28,8 @@ type crashScene struct {
 	Discard bool
 	// Retire: when both directions have ended the descriptors are given back.
 	Retire bool
+	// Shed: and those of the logs too, while something is not acknowledged yet.
+	Shed bool
 	// Opens: the daemon makes other pipes meanwhile.
 	Opens bool
 }
@@ -53,7 +55,9 @@ type crashRole struct {
 	Verify bool
 	Mutant string
 
-	Control, State, Ready, Read, Write, Inbox, Outbox, Stop int
+	State, Ready, Vault, Read, Write, Stop int
+	// Kept are the descriptors that the vault has.
+	Kept map[Key]int
 }
 
 const crashEnv = "PIPED_CRASH_ROLE"
@@ -89,6 +93,10 @@ type crashWords struct {
 	given   *atomic.Uint64 // bytes handed over, at the end
 	out     *atomic.Uint64 // position of the outbox at the end
 	dropped *atomic.Uint64
+	keeping *atomic.Uint64 // step of the journal under way
+	kept    *atomic.Uint64 // step up to which the journal's methods returned
+	outEnd  *atomic.Uint64 // how the outbox ended, see crashDaemon.outEnd
+	allRead *atomic.Uint64 // see crashDaemon.allRead
 	page    []byte
 }
 
@@ -99,7 +107,7 @@ const (
 	sawReset    // or by a reset
 	closedSend  // CloseSend returned
 	closedEnd   // Close returned
-	sawRetired  // Retire returned
+	sawRetired  // Retire, and RetireLogs where that is the scene, returned
 	sawFinished // everything was done
 )
 
@@ -109,7 +117,7 @@ func newCrashWords(fd int) (*crashWords, error) {
 		return nil, err
 	}
 	word := func(n int) *atomic.Uint64 { return (*atomic.Uint64)(unsafe.Pointer(&b[8*n])) }
-	return &crashWords{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8), word(9), b}, nil
+	return &crashWords{word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7), word(8), word(9), word(10), word(11), word(12), word(13), b}, nil
 }
 
 func (w *crashWords) close() {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,6 +32,7 @@ type descriptor struct {
 	stopRead, stopWrite stopper
 	closeOnce           sync.Once
 	closed              atomic.Bool
+	kept                deposit // removed before the descriptor is closed
 	// reset: the other end was closed with input unread. The kernel says so once,
 	// to whoever receives.
 	reset atomic.Bool
@@ -126,6 +128,8 @@ func (d *descriptor) close() {
 		d.interruptWrite()
 		fd := int(d.number.Swap(-1))
 		d.poller.Forget(fd)
+		d.kept.remove() // or it would hold the other end up
+		failpoint.Hit("descriptor.after-remove")
 		if d.file != nil {
 			_ = d.file.Close()
 			return
@@ -238,6 +242,9 @@ func (d *descriptor) unread() int {
 // count.
 func (d *descriptor) keptUnread() bool {
 	ev := d.ready(0)
+	if ev&(unix.POLLHUP|unix.POLLERR) == unix.POLLHUP {
+		ev |= d.ready(0) // the other end hangs up first and leaves the reset then
+	}
 	return ev&unix.POLLERR == 0 && (ev&unix.POLLHUP == 0 || d.ended.Load()) && !d.reset.Load()
 }
 

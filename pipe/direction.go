@@ -3,6 +3,9 @@ package pipe
 import (
 	"fmt"
 	"sync"
+
+	"github.com/piped-dev/piped/failpoint"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultPart is the size of the parts in which large messages travel. Each
@@ -62,7 +65,15 @@ func (d *direction) init(f Framing, spec *Spec, desc *descriptor, rec *record) e
 	d.rec = rec
 	d.log.open = func() (space, error) {
 		fd, err := newMemfd("piped-log")
-		return &memfdSpace{fd}, err
+		if err != nil {
+			return nil, err
+		}
+		if err := rec.log.put(fd); err != nil { // kept before anything is committed to it
+			_ = unix.Close(fd)
+			return nil, err
+		}
+		failpoint.Hit("log.after-keep")
+		return &memfdSpace{fd: fd, kept: rec.log}, nil
 	}
 	d.log.account(desc.logs)
 	if !desc.shared() {
@@ -176,9 +187,9 @@ func (d *direction) recoverLocked(from place, to Position) (place, bool) {
 	return from.recover(d.cut, &d.log, to, d.head.off)
 }
 
-// amountLocked says in words what lies between a place and head.
-func (d *direction) amountLocked(from *place) string {
-	messages, bytes := d.queuedLocked(from)
+// amountLocked says in words what lies between two places.
+func (d *direction) amountLocked(from, to *place) string {
+	messages, bytes := d.betweenLocked(from, to)
 	text := fmt.Sprintf("%d bytes", bytes)
 	switch {
 	case isRaw(d.cut):
@@ -189,14 +200,19 @@ func (d *direction) amountLocked(from *place) string {
 	return fmt.Sprintf("%d messages, %s", messages, text)
 }
 
-// queuedLocked counts the messages between a place and head; a part of one
-// counts as one.
+// queuedLocked counts the messages between a place and head.
 func (d *direction) queuedLocked(from *place) (messages, bytes uint64) {
-	messages = d.head.num - from.num
-	if !isRaw(d.cut) && !d.head.fresh() && !d.tailOpen && d.head.off > from.off {
+	return d.betweenLocked(from, &d.head)
+}
+
+// betweenLocked counts the messages between two places; a part of one counts as
+// one.
+func (d *direction) betweenLocked(from, to *place) (messages, bytes uint64) {
+	messages = to.num - from.num
+	if !isRaw(d.cut) && !to.fresh() && !d.tailOpen && to.off > from.off {
 		messages++
 	}
-	return messages, d.head.off - from.off
+	return messages, to.off - from.off
 }
 
 // Framing returns the framing of the direction, with its limit filled in.

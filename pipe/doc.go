@@ -51,6 +51,11 @@
 // are memory of this process alone. [SelfTest] tries out whether the kernel can
 // do all that.
 //
+// Whoever comes after a kill needs the descriptors. A [Vault] keeps copies of them
+// from before anything can happen with them until before they are closed, so that
+// no copy holds an end of file up. What has to outlive the process beside bytes and
+// places goes into the control file's [Journal].
+//
 // # Concurrency
 //
 // All exported methods may be called concurrently, except that a [Cursor]

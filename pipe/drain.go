@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,7 +86,7 @@ func (o *Outbox) hand(r run) (int, error) {
 		return o.desc.tryWrite(r.vecs)
 	}
 	n, err := o.port.sendfile(r.n)
-	failpoint("outbox.after-sendfile")
+	failpoint.Hit("outbox.after-sendfile")
 	if n == 0 && err == nil { // the file has what is committed, and the call moves at least a byte
 		err = io.ErrUnexpectedEOF
 	}
@@ -99,7 +100,7 @@ func (o *Outbox) handedOverLocked(r *run, n int, err error) bool {
 		o.given.forward(o.cut, &o.log, o.given.off+uint64(n))
 		if o.rec != nil {
 			o.rec.moved.Store(o.given.off) // what counts where the file position does not
-			failpoint("outbox.after-note")
+			failpoint.Hit("outbox.after-note")
 		}
 		o.releaseLocked()
 		o.blocked = time.Time{}
@@ -140,7 +141,7 @@ func (o *Outbox) releaseLocked() {
 	}
 	if to := o.log.releasable(keep); to > o.base.off {
 		o.base.forward(o.cut, &o.log, to)
-		o.rec.checkpoint(checkpoint{base: o.base})
+		o.checkpointLocked(o.base)
 		o.log.release(to)
 	}
 }

@@ -13,7 +13,10 @@ type Endpoint struct {
 	in  *Inbox  // nil when the end cannot receive
 	out *Outbox // nil when the end cannot send
 
+	num         int // 1 or 2
 	sealed      bool
+	slot        int         // in control; -1 without
+	sent        *record     // of the sending direction; nil without control
 	control     *Control    // keeps the records of the directions; may be nil
 	read, write *descriptor // the same for a socket; nil without that direction
 
@@ -43,6 +46,9 @@ func (e *Endpoint) Outbox() (*Outbox, error) {
 	}
 	return e.out, nil
 }
+
+// Slot returns the slot of the pipe in its [Control], -1 without one.
+func (e *Endpoint) Slot() int { return e.slot }
 
 // Sealed reports whether the end can never be inherited.
 func (e *Endpoint) Sealed() bool { return e.sealed }
@@ -201,17 +207,16 @@ func (e *Endpoint) stopReceiving() {
 
 // Retire gives the descriptors back of an end at which nothing can flow any
 // more (see [Endpoint.HungUp]), unless the kernel may still hold bytes that came
-// out of it. What is in the inbox can still be received, and sending is a broken
-// pipe, as before.
+// out of it. What is in the inbox can still be received, also by whoever comes
+// after this process, and sending is a broken pipe, as before. The logs keep the
+// descriptors of their files: see [Endpoint.RetireLogs].
 func (e *Endpoint) Retire() {
 	if e.in != nil && e.in.End() == nil || e.out != nil && !e.out.abandon() {
 		return
 	}
 	if e.in != nil {
 		e.in.fillers.Wait()
-	}
-	if e.in != nil {
-		e.in.retire()
+		e.in.wontGrow()
 	}
 	handedOver := e.out != nil && e.out.handedOver()
 	e.mu.Lock()
@@ -219,6 +224,25 @@ func (e *Endpoint) Retire() {
 	e.rememberReadLocked(handedOver)
 	e.retired = true
 	ends{e.read, e.write}.close()
+}
+
+// RetireLogs gives back what a retired end still has, the descriptors of its logs,
+// also the vault's copies; on another end it does nothing. What is in the inbox can
+// still be received, but not by whoever comes after this process: there it counts as
+// dropped.
+func (e *Endpoint) RetireLogs() {
+	e.mu.Lock()
+	retired := e.retired
+	e.mu.Unlock()
+	if !retired {
+		return
+	}
+	if e.in != nil {
+		e.in.retire()
+	}
+	if e.out != nil {
+		e.out.retire()
+	}
 }
 
 // Closing reports whether Close was called.
@@ -285,9 +309,16 @@ func (e *Endpoint) rememberReadLocked(handedOver bool) {
 		return
 	}
 	all := handedOver && e.nothingUnreadLocked()
-	if gone := e.write.ready(unix.POLLOUT)&(unix.POLLERR|unix.POLLHUP) != 0; all || gone {
-		e.lastRead = &all
+	gone := e.write.ready(unix.POLLOUT)&(unix.POLLERR|unix.POLLHUP) != 0
+	switch {
+	case all:
+		e.sent.set(flagAllRead)
+	case gone:
+		e.sent.set(flagNotAllRead)
+	default:
+		return
 	}
+	e.lastRead = &all
 }
 
 // HungUp reports whether no copy of the other end is left: nothing more can

@@ -23,6 +23,8 @@ var (
 	ErrNoSpace = errors.New("no space for the log")
 	// ErrCorrupt: what was kept of a direction cannot be what was written there.
 	ErrCorrupt = errors.New("corrupt")
+	// ErrVersion: what was kept was written by a newer version of this program.
+	ErrVersion = errors.New("unknown version")
 	// ErrNoRoom: the log is full; wait for a change and try again.
 	ErrNoRoom = errors.New("log is full")
 )

@@ -22,7 +22,7 @@ func failpointNames(t *testing.T) []string {
 		t.Fatal(err)
 	}
 	var names []string
-	call := regexp.MustCompile(`failpoint\("([^"]+)"\)`)
+	call := regexp.MustCompile(`failpoint\.Hit\("([^"]+)"\)`)
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
@@ -102,6 +102,10 @@ func testFailpoints(t *testing.T, program string) {
 // failpointScenes are where the failpoints lie that not every pipe comes to.
 var failpointScenes = []struct{ name, scene string }{
 	{"control.", "duplex-line-cr"},
+	{"journal.", "duplex-mp"},
+	{"log.after-remove", "-discard"},
+	{"inbox.after-shed", "-shed"},
+	{"outbox.after-shed", "-shed"},
 	{"inbox.after-splice", "stdio-"},
 	{"inbox.after-drop", "-drop"},
 	{"inbox.after-reset", "duplex-mp-leave"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -88,7 +89,7 @@ func (in *Inbox) receivePeeked() error {
 	}
 	if reset {
 		in.rec.set(flagReset)
-		failpoint("inbox.after-reset")
+		failpoint.Hit("inbox.after-reset")
 	}
 	b, err := in.reserve()
 	if err != nil {
@@ -98,9 +99,9 @@ func (in *Inbox) receivePeeked() error {
 	if err == unix.EAGAIN {
 		return err
 	}
-	failpoint("inbox.after-peek")
+	failpoint.Hit("inbox.after-peek")
 	in.filled(n, err)
-	failpoint("inbox.after-commit")
+	failpoint.Hit("inbox.after-commit")
 	return in.consume(n)
 }
 
@@ -113,12 +114,12 @@ func (in *Inbox) consume(n int) error {
 			return fmt.Errorf("%d committed bytes cannot be taken out of the socket: %w", n, err)
 		}
 		n -= taken
-		failpoint("inbox.mid-consume")
+		failpoint.Hit("inbox.mid-consume")
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.rec.moved.Store(in.log.end)
-	failpoint("inbox.after-note")
+	failpoint.Hit("inbox.after-note")
 	return nil
 }
 
@@ -140,7 +141,7 @@ func (in *Inbox) receiveSpliced() error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.ENOMEM):
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
-	failpoint("inbox.after-splice")
+	failpoint.Hit("inbox.after-splice")
 	in.filled(n, err)
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +34,7 @@ type Inbox struct {
 	wants      *Cursor       // shared: the consumer that waits for a message
 	unwanted   chan struct{} // shared: closed when nobody wants any more
 	filling    bool          // shared: a filler runs
+	local      bool          // the log's file was given back: its bytes are this process's alone
 	fillers    sync.WaitGroup
 	endWasRead bool
 }
@@ -126,7 +128,7 @@ func (in *Inbox) filledLocked(n int, err error) {
 		}
 	} else {
 		in.rec.set(flagEnded)
-		failpoint("inbox.after-end")
+		failpoint.Hit("inbox.after-end")
 		in.finishLocked(err)
 	}
 	in.wakeLocked()
@@ -138,6 +140,7 @@ func (in *Inbox) badLocked(err error) {
 	if fe, ok := errors.AsType[*frameError](err); ok {
 		e.Cause, e.Want = fe.cause, fe.want
 	}
+	in.desc.ended.Store(true) // nobody receives a reset any more: it stays to be seen
 	in.endLocked(e)
 }
 
@@ -212,7 +215,10 @@ func (in *Inbox) releaseLocked(p place) {
 	in.acked = p
 	if in.rec != nil {
 		in.rec.acked.Store(p.off)
-		failpoint("inbox.after-ack")
+		failpoint.Hit("inbox.after-ack")
+	}
+	if in.local {
+		in.checkpointLocked(p)
 	}
 	if to := in.log.releasable(p.off - min(in.tail, p.off)); to > in.base.off {
 		in.base.forward(in.cut, &in.log, to)
@@ -245,7 +251,7 @@ func (in *Inbox) dropOldestLocked() {
 	in.drops.Messages += p.num - in.acked.num
 	in.drops.Bytes += p.off - in.acked.off
 	in.checkpointLocked(p) // the drop and its count in one
-	failpoint("inbox.after-drop")
+	failpoint.Hit("inbox.after-drop")
 	in.releaseLocked(p)
 	in.wakeLocked()
 }
@@ -253,7 +259,14 @@ func (in *Inbox) dropOldestLocked() {
 // checkpointLocked keeps what cannot be found in the bytes from base on, with
 // acked as the consumer's place.
 func (in *Inbox) checkpointLocked(acked place) {
-	in.rec.checkpoint(checkpoint{base: in.base, acked: acked.off, drops: in.drops, lost: in.lost})
+	k := checkpoint{base: in.base, acked: acked.off, drops: in.drops, lost: in.lost, top: in.head}
+	if in.local {
+		k.base = acked
+	}
+	if in.end != nil && in.end.Cause.badBytes() {
+		k.cause, k.want = in.end.Cause, in.end.Want
+	}
+	in.rec.checkpoint(k)
 }
 
 // close ends receiving: readers get ErrClosed, the descriptor is not read any
@@ -263,18 +276,32 @@ func (in *Inbox) close() {
 	defer in.mu.Unlock()
 	in.closed = true
 	in.rec.set(flagEndClosed)
-	failpoint("inbox.after-close")
+	failpoint.Hit("inbox.after-close")
 	if in.end == nil {
 		in.endLocked(&End{Cause: CauseEndpointClosed, Position: in.head.position(), Bytes: in.head.off})
 	}
 	in.wakeLocked()
 }
 
+// wontGrow says that nobody fills any more: a log that was not made will not be.
+func (in *Inbox) wontGrow() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.log.settle()
+}
+
 // retire gives the descriptor of the log back, once the direction has ended and
-// nobody fills.
+// nobody fills. From then on only the checkpoint says what there was.
 func (in *Inbox) retire() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.log.space == nil || in.local {
+		return
+	}
+	in.local = true
+	in.checkpointLocked(in.acked)
+	in.rec.set(flagLogGone)
+	failpoint.Hit("inbox.after-shed")
 	in.log.retire()
 }
 
@@ -283,10 +310,10 @@ func (in *Inbox) free() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.log.end = in.head.off
-	in.log.drop()
 	in.base, in.acked = in.head, in.head
 	in.checkpointLocked(in.acked) // the log need not be kept
-	failpoint("inbox.after-free")
+	failpoint.Hit("inbox.after-free")
+	in.log.drop()
 	in.lastEnd, in.tailOpen = in.head.off, false
 	in.rec = nil
 }

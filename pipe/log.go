@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -165,7 +166,7 @@ func (l *log) release(to uint64) {
 	} else if l.space.punch(l.released, to) != nil {
 		return
 	}
-	failpoint("log.after-release")
+	failpoint.Hit("log.after-release")
 	l.released = to
 	for len(l.windows) > 0 && l.first+windowSize <= to {
 		_ = unix.Munmap(l.windows[0])

@@ -121,7 +121,7 @@ func exactly(t cleaner, spec Spec) Spec {
 	if inMemory {
 		return spec
 	}
-	control, err := NewControl()
+	control, err := NewControl(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,6 +91,41 @@ func (p *mutantPort) sendfile(n int) (int, error) {
 	return wrote, err
 }
 
+// A mutantVault keeps or removes at the wrong time.
+type mutantVault struct {
+	Vault
+	mutant string
+
+	mu   sync.Mutex
+	late []Item
+}
+
+// The mutants around the vault, and the journal's.
+var vaultMutants = []string{"put-later", "never-remove"}
+
+const journalMutant = "remove-then-put"
+
+// Put of put-later keeps what it was given when it is called the next time.
+func (v *mutantVault) Put(items ...Item) error {
+	if v.mutant != "put-later" {
+		return v.Vault.Put(items...)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := v.late
+	v.late = items
+	if len(now) == 0 {
+		return nil
+	}
+	return v.Vault.Put(now...)
+}
+
+func (v *mutantVault) Remove(keys ...Key) {
+	if v.mutant != "never-remove" {
+		v.Vault.Remove(keys...)
+	}
+}
+
 // recoverMutant is Recover, but for the ports of end 1.
 func recoverMutant(poller *Poller, kept Kept, mutant string) (one, two *Endpoint, err error) {
 	d, err := kept.Control.describe(kept.Slot)
@@ -97,7 +133,7 @@ func recoverMutant(poller *Poller, kept Kept, mutant string) (one, two *Endpoint
 		return nil, nil, err
 	}
 	spec := d.spec
-	spec.Control = kept.Control
+	spec.Control, spec.Vault = kept.Control, kept.Vault
 	var fds [2]ends
 	for i := range fds {
 		if fds[i], err = kept.Ends[i].descriptors(poller, spec.Kind, i+1, i == 0); err != nil {
@@ -115,6 +151,8 @@ func recoverMutant(poller *Poller, kept Kept, mutant string) (one, two *Endpoint
 			return nil, nil, fmt.Errorf("end %d: %w", i+1, err)
 		}
 	}
+	one.deposited(kept.Vault)
+	two.deposited(kept.Vault)
 	one.resume()
 	two.resume()
 	return one, two, nil

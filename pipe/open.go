@@ -2,12 +2,15 @@ package pipe
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
-// Open makes a pipe and returns the daemon's copies of its ends 1 and 2.
+// Open makes a pipe and returns the daemon's copies of its ends 1 and 2. The error
+// wraps ErrNoSpace where the control file has no room, or the vault refuses copies.
 func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 	if err := errors.Join(spec.In.Check(), spec.Out.Check()); err != nil {
 		return nil, nil, err
@@ -20,7 +23,7 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 	if spec.Control != nil {
 		if err = spec.Control.enter(); err == nil {
 			defer spec.Control.leave() // each end enters by itself
-			slot, err = spec.Control.add(&description{spec})
+			slot, err = spec.Control.add(&description{spec}, func(slot int) error { return keepEnds(spec.Vault, slot, &fds) })
 		}
 		if err != nil {
 			fds[0].close()
@@ -44,6 +47,40 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 	one.start()
 	two.start()
 	return one, two, nil
+}
+
+// keepEnds keeps copies of the descriptors of a pipe in a vault, if there is one.
+func keepEnds(vault Vault, slot int, fds *[2]ends) error {
+	var items []Item
+	if vault == nil {
+		return nil
+	}
+	for i, e := range fds {
+		if e.read != nil {
+			items = append(items, Item{KeyOf(slot, i+1, PartRead), e.read.fd()})
+		}
+		if e.write != nil && e.write != e.read {
+			items = append(items, Item{KeyOf(slot, i+1, PartWrite), e.write.fd()})
+		}
+	}
+	if err := vault.Put(items...); err != nil {
+		return fmt.Errorf("%w: keeping the ends: %w", ErrNoSpace, err)
+	}
+	for i := range fds {
+		fds[i].deposited(vault, slot, i+1)
+	}
+	failpoint.Hit("vault.after-ends")
+	return nil
+}
+
+// deposited notes that copies of the descriptors are in a vault.
+func (e ends) deposited(vault Vault, slot, end int) {
+	if e.write != nil && !e.write.isClosed() {
+		e.write.kept = deposit{vault, KeyOf(slot, end, PartWrite)}
+	}
+	if e.read != nil && !e.read.isClosed() { // also where they are one
+		e.read.kept = deposit{vault, KeyOf(slot, end, PartRead)}
+	}
 }
 
 // newEndpoints makes the two ends of a pipe whose descriptors are there, and
@@ -182,7 +219,7 @@ func (e ends) close() {
 }
 
 func newEndpoint(fds ends, end int, spec *Spec, slot int) (*Endpoint, error) {
-	e := &Endpoint{sealed: spec.Sealed && end == 1, read: fds.read, write: fds.write, control: spec.Control, closed: make(chan struct{})}
+	e := &Endpoint{num: end, sealed: spec.Sealed && end == 1, read: fds.read, write: fds.write, slot: slot, control: spec.Control, closed: make(chan struct{})}
 	in, out := spec.Out, spec.In
 	if end == 2 {
 		in, out = out, in
@@ -191,7 +228,14 @@ func newEndpoint(fds ends, end int, spec *Spec, slot int) (*Endpoint, error) {
 		if spec.Control == nil {
 			return nil
 		}
-		return spec.Control.record(slot, end, sent)
+		r := spec.Control.record(slot, end, sent)
+		if part := PartInbox; spec.Vault != nil {
+			if sent {
+				part = PartOutbox
+			}
+			r.log = deposit{spec.Vault, KeyOf(slot, end, part)}
+		}
+		return r
 	}
 	var err error
 	if e.control != nil {
@@ -210,7 +254,8 @@ func newEndpoint(fds ends, end int, spec *Spec, slot int) (*Endpoint, error) {
 		}
 	}
 	if e.write != nil {
-		if e.out, err = newOutbox(e.write, out, spec, record(true), e.hangup); err != nil {
+		e.sent = record(true)
+		if e.out, err = newOutbox(e.write, out, spec, e.sent, e.hangup); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,7 +20,8 @@ type Outbox struct {
 	// given is how far it was handed over to the kernel, read how far the other
 	// end was last seen to have read that.
 	given, read place
-	// accepted is how far clients had sent when something of that was dropped.
+	// accepted is how far clients had sent when something of that was dropped; see
+	// acceptedLocked.
 	accepted place
 	// hangup closes this direction alone once nothing is left to be handed over,
 	// and is told whether everything was.
@@ -90,12 +92,20 @@ func (o *Outbox) Append(p Part) error {
 		return ErrNoRoom
 	}
 	o.scratch = b
+	total := max(o.total, p.Total)
+	if p.More && o.rec != nil {
+		o.rec.acked.Store(total) // it counts with the part that makes the message unfinished
+		failpoint.Hit("outbox.after-total")
+	}
 	if err := o.writeLocked(b, p.Data, trailer); err != nil {
 		return err
 	}
-	o.have, o.total = o.have+size, max(o.total, p.Total)
+	o.have, o.total = o.have+size, total
 	if o.unfinished = p.More; !p.More {
 		o.have, o.total = 0, 0
+	}
+	if o.draining {
+		o.wakeLocked() // Push leaves it to whoever drains, who may wait: observers do not
 	}
 	return o.countLocked()
 }
@@ -109,10 +119,10 @@ func (o *Outbox) writeLocked(header, payload []byte, trailer string) error {
 			return err
 		}
 	}
-	failpoint("outbox.after-copy")
+	failpoint.Hit("outbox.after-copy")
 	if o.rec != nil {
 		o.rec.head.Store(o.log.end)
-		failpoint("outbox.after-commit")
+		failpoint.Hit("outbox.after-commit")
 	}
 	return nil
 }
@@ -153,7 +163,20 @@ func (o *Outbox) Unfinished() *UnfinishedError {
 	if !o.unfinished {
 		return nil
 	}
-	return &UnfinishedError{Number: o.head.num, Have: o.have, Total: o.total}
+	return &UnfinishedError{Number: o.acceptedLocked().num, Have: o.have, Total: o.total}
+}
+
+// acceptedLocked is up to where clients have ever sent.
+func (o *Outbox) acceptedLocked() *place {
+	if o.accepted.off > o.head.off {
+		return &o.accepted
+	}
+	return &o.head
+}
+
+// checkpointLocked keeps that the bytes from base on are retained.
+func (o *Outbox) checkpointLocked(base place) {
+	o.rec.checkpoint(checkpoint{base: base, top: *o.acceptedLocked()})
 }
 
 func (o *Outbox) brokenLocked() error {
@@ -166,14 +189,14 @@ func (o *Outbox) brokenLocked() error {
 // breakLocked ends the direction because nobody reads it any more.
 func (o *Outbox) breakLocked(err error) {
 	o.endLocked(&End{Cause: CauseBrokenPipe, Position: o.given.position(), Bytes: o.given.off,
-		Detail: fmt.Sprintf("%v; not handed over: %s", err, o.amountLocked(&o.given))})
-	o.lost = o.given.off != o.head.off
+		Detail: fmt.Sprintf("%v; not handed over: %s", err, o.amountLocked(&o.given, o.acceptedLocked()))})
+	o.lost = o.given.off != o.acceptedLocked().off
 	if errors.Is(err, unix.ECONNRESET) { // the kernel says so once, and not to the reader any more
 		o.desc.reset.Store(true)
 		o.rec.set(flagReset)
 	}
 	o.rec.set(flagBroken)
-	failpoint("outbox.after-break")
+	failpoint.Hit("outbox.after-break")
 	o.dropLocked()
 	o.wakeLocked()
 }
@@ -187,7 +210,6 @@ func (o *Outbox) dropLocked() {
 	}
 	o.head, o.blocked = o.given, time.Time{}
 	o.lastEnd = o.lastEndLocked()
-	o.rec.checkpoint(checkpoint{base: o.given}) // the log need not outlive this process
 	o.log.back(o.given.off)
 }
 
@@ -221,10 +243,10 @@ func (o *Outbox) finishLocked() {
 		}
 		o.endLocked(e)
 	}
+	o.rec.set(flagTaken) // before the descriptor is gone: that alone would be a broken pipe
+	failpoint.Hit("outbox.after-taken")
 	o.hangup(o.handedOverAllLocked())
-	failpoint("outbox.after-hangup")
-	o.rec.set(flagTaken)
-	failpoint("outbox.after-taken")
+	failpoint.Hit("outbox.after-hangup")
 	close(o.flushed)
 	o.wakeLocked()
 }
@@ -257,10 +279,20 @@ func (o *Outbox) abandon() bool {
 		o.breakLocked(unix.EPIPE)
 	}
 	o.closing = true
+	o.rec.set(flagClosing)
 	o.finishLocked()
-	o.rec.checkpoint(checkpoint{base: o.head}) // the log need not outlive this process
-	o.log.retire()
+	o.log.settle()
 	return true
+}
+
+// retire gives the descriptor of the log back, after abandon. What observers can
+// still look at does not outlive this process.
+func (o *Outbox) retire() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.checkpointLocked(o.head)
+	failpoint.Hit("outbox.after-shed")
+	o.log.retire()
 }
 
 // free drops the log after close, when nobody drains.
@@ -268,10 +300,10 @@ func (o *Outbox) free() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.log.back(o.head.off)
-	o.log.drop()
 	o.base, o.given = o.head, o.head
-	o.rec.checkpoint(checkpoint{base: o.base})
-	failpoint("outbox.after-free")
+	o.checkpointLocked(o.base)
+	failpoint.Hit("outbox.after-free")
+	o.log.drop()
 	o.rec = nil
 }
 
@@ -289,12 +321,12 @@ func (o *Outbox) Close(discard bool) {
 	o.mu.Lock()
 	o.closing = true
 	o.rec.set(flagClosing)
-	failpoint("outbox.after-closing")
+	failpoint.Hit("outbox.after-closing")
 	o.wakeLocked()
 	if discard {
 		o.discard = true
 		o.rec.set(flagDiscard)
-		failpoint("outbox.after-discard")
+		failpoint.Hit("outbox.after-discard")
 		o.desc.interruptWrite()
 		if !o.draining && o.given.off != o.head.off {
 			o.discardLocked()
@@ -308,7 +340,7 @@ func (o *Outbox) Close(discard bool) {
 // draining: what the kernel has taken meanwhile counts as handed over.
 func (o *Outbox) discardLocked() {
 	e := &End{Cause: CauseClosed, Position: o.given.position(), Bytes: o.given.off,
-		Detail: "discarded: " + o.amountLocked(&o.given)}
+		Detail: "discarded: " + o.amountLocked(&o.given, o.acceptedLocked())}
 	if !o.given.fresh() {
 		e.Cause = CauseTruncated
 	}
@@ -351,9 +383,12 @@ type OutboxInfo struct {
 	Messages, Bytes             uint64 // committed, also what was dropped later
 	QueuedMessages, QueuedBytes uint64 // not handed over yet
 	Committed, Delivered        Position
-	BlockedSince                time.Time // the other end does not read since then
-	Closing                     bool
-	End                         *End
+	// Accepted is the position of what is accepted next, counting what a break or a
+	// discard has dropped: in raw the byte offset + 1.
+	Accepted     Position
+	BlockedSince time.Time // the other end does not read since then
+	Closing      bool
+	End          *End
 }
 
 // Info returns a look at the outbox.
@@ -361,10 +396,7 @@ func (o *Outbox) Info() OutboxInfo {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	queued, bytes := o.queuedLocked(&o.given)
-	accepted := o.head
-	if accepted.off < o.accepted.off {
-		accepted = o.accepted
-	}
+	accepted := o.acceptedLocked()
 	return OutboxInfo{Messages: accepted.num - 1, Bytes: accepted.off, QueuedMessages: queued, QueuedBytes: bytes,
-		Committed: o.head.position(), Delivered: payloadPosition(&o.given), BlockedSince: o.blocked, Closing: o.closing, End: o.end}
+		Accepted: accepted.position(), Committed: o.head.position(), Delivered: payloadPosition(&o.given), BlockedSince: o.blocked, Closing: o.closing, End: o.end}
 }

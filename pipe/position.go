@@ -82,6 +82,10 @@ const (
 	CauseBrokenPipe
 )
 
+// badBytes reports whether the end is where bytes can be no frame: no descriptor
+// knows of it.
+func (c EndCause) badBytes() bool { return c == CauseBadFrame || c == CauseOverLimit }
+
 var causeNames = [...]string{
 	CauseClosed: "closed", CauseReset: "reset", CauseTruncated: "truncated", CauseBadFrame: "bad frame",
 	CauseOverLimit: "frame over limit", CauseEndpointClosed: "endpoint closed", CauseBrokenPipe: "broken pipe",

@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/piped-dev/piped/failpoint"
 )
 
 // A record is what is kept of one direction: words that change one at a time,
@@ -16,7 +18,8 @@ import (
 //	head     committed stream offset (not where a file position says it)
 //	moved    stream offset up to which the kernel was relieved of what was
 //	         committed (inbox), or was given what was (shared outbox)
-//	acked    stream offset that the consumer has acknowledged
+//	acked    stream offset that the consumer has acknowledged (inbox), or the
+//	         announced size of the message of which only parts are there (outbox)
 //	flags    what happened to the direction
 type record struct {
 	head, moved, acked, flags *atomic.Uint64
@@ -24,24 +27,28 @@ type record struct {
 	// newest is the copy that holds the newest checkpoint.
 	newest int
 	seq    uint64
+	log    deposit // of the log's file, once there is one
 }
 
 // Flags of a record. They are set and never cleared.
 const (
-	flagReset     = 1 << iota   // the other end left input unread
-	flagClosing                 // sending ends after what was accepted
-	flagDiscard                 // what was accepted and not handed over is dropped
-	flagEndClosed               // the end is closed in both directions
-	flagHalfClose               // closing acts on all copies of the end
-	flagBroken                  // nobody reads any more
-	flagEnded                   // end of file was seen
-	flagTaken                   // nothing is left in the kernel: the descriptor was given back
-	knownFlags    = 1<<iota - 1 // all of them
+	flagReset      = 1 << iota   // the other end left input unread
+	flagClosing                  // sending ends after what was accepted
+	flagDiscard                  // what was accepted and not handed over is dropped
+	flagEndClosed                // the end is closed in both directions
+	flagHalfClose                // closing acts on all copies of the end
+	flagBroken                   // nobody reads any more
+	flagEnded                    // end of file was seen
+	flagTaken                    // nothing is left to be handed over: the descriptor may be given back
+	flagLogGone                  // the log's file was given back before the end was closed
+	flagAllRead                  // the other end has read all that was accepted, and
+	flagNotAllRead               // it has not: where that is known for good
+	knownFlags     = 1<<iota - 1 // all of them
 )
 
 func newRecord(b []byte) *record {
 	word := func(n int) *atomic.Uint64 {
-		return (*atomic.Uint64)(unsafe.Pointer(&b[8*n])) //nolint:gosec // aligned: records begin at multiples of 256
+		return (*atomic.Uint64)(unsafe.Pointer(&b[8*n])) //nolint:gosec // aligned: records begin at multiples of 128
 	}
 	r := &record{head: word(0), moved: word(1), acked: word(2), flags: word(3)}
 	for i := range r.slots {
@@ -66,9 +73,18 @@ type checkpoint struct {
 	acked uint64
 	drops Drops
 	lost  *Position
+	// top is up to where it ever came, for when the log is gone or was cut: what had
+	// arrived (inbox), or what was accepted (outbox).
+	top place
+	// cause and want are of the end that bytes made which could be no frame; 0 without.
+	cause EndCause
+	want  uint64
 }
 
-const checkpointSize = 112
+const (
+	checkpointSize = 176
+	checkpointSum  = checkpointSize - 8 // where its checksum is
+)
 
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
 
@@ -77,15 +93,7 @@ func (k *checkpoint) encode(b []byte, seq uint64) {
 	clear(b)
 	le := binary.LittleEndian
 	le.PutUint64(b[0:], seq)
-	le.PutUint64(b[8:], k.base.off)
-	le.PutUint64(b[16:], k.base.num)
-	le.PutUint64(b[24:], k.base.pay)
-	le.PutUint64(b[32:], k.base.st.total)
-	le.PutUint64(b[40:], k.base.st.left)
-	copy(b[48:60], k.base.st.head[:])
-	b[60] = k.base.st.n
-	b[61] = boolByte(k.base.st.body)
-	b[62] = boolByte(k.base.st.held)
+	encodePlace(b[8:63], &k.base)
 	le.PutUint64(b[64:], k.acked)
 	le.PutUint64(b[72:], k.drops.Messages)
 	le.PutUint64(b[80:], k.drops.Bytes)
@@ -94,7 +102,31 @@ func (k *checkpoint) encode(b []byte, seq uint64) {
 		le.PutUint64(b[88:], k.lost.Message)
 		le.PutUint64(b[96:], k.lost.Offset)
 	}
-	le.PutUint32(b[104:], crc32.Checksum(b[:104], crcTable))
+	encodePlace(b[104:159], &k.top)
+	b[159] = byte(k.cause)
+	le.PutUint64(b[160:], k.want)
+	le.PutUint32(b[checkpointSum:], crc32.Checksum(b[:checkpointSum], crcTable))
+}
+
+func encodePlace(b []byte, p *place) {
+	le := binary.LittleEndian
+	le.PutUint64(b[0:], p.off)
+	le.PutUint64(b[8:], p.num)
+	le.PutUint64(b[16:], p.pay)
+	le.PutUint64(b[24:], p.st.total)
+	le.PutUint64(b[32:], p.st.left)
+	copy(b[40:52], p.st.head[:])
+	b[52] = p.st.n
+	b[53] = boolByte(p.st.body)
+	b[54] = boolByte(p.st.held)
+}
+
+func decodePlace(b []byte) place {
+	le := binary.LittleEndian
+	p := place{off: le.Uint64(b[0:]), num: le.Uint64(b[8:]), pay: le.Uint64(b[16:])}
+	p.st = state{n: b[52], body: b[53] == 1, held: b[54] == 1, total: le.Uint64(b[24:]), left: le.Uint64(b[32:])}
+	copy(p.st.head[:], b[40:52])
+	return p
 }
 
 func boolByte(b bool) byte {
@@ -107,17 +139,16 @@ func boolByte(b bool) byte {
 // decodeCheckpoint reads a copy; seq is 0 for one that is empty or torn.
 func decodeCheckpoint(b []byte) (k checkpoint, seq uint64) {
 	le := binary.LittleEndian
-	if le.Uint32(b[104:]) != crc32.Checksum(b[:104], crcTable) {
+	if le.Uint32(b[checkpointSum:]) != crc32.Checksum(b[:checkpointSum], crcTable) {
 		return checkpoint{}, 0
 	}
-	k.base = place{off: le.Uint64(b[8:]), num: le.Uint64(b[16:]), pay: le.Uint64(b[24:])}
-	k.base.st = state{n: b[60], body: b[61] == 1, held: b[62] == 1, total: le.Uint64(b[32:]), left: le.Uint64(b[40:])}
-	copy(k.base.st.head[:], b[48:60])
+	k.base = decodePlace(b[8:63])
 	k.acked = le.Uint64(b[64:])
 	k.drops = Drops{Messages: le.Uint64(b[72:]), Bytes: le.Uint64(b[80:])}
 	if b[63] == 1 {
 		k.lost = &Position{Message: le.Uint64(b[88:]), Offset: le.Uint64(b[96:])}
 	}
+	k.top, k.cause, k.want = decodePlace(b[104:159]), EndCause(b[159]), le.Uint64(b[160:])
 	return k, le.Uint64(b[0:])
 }
 
@@ -133,9 +164,9 @@ func (r *record) checkpoint(k checkpoint) {
 	r.newest = 1 - r.newest
 	to := r.slots[r.newest]
 	copy(to[:checkpointSize/2], b[:])
-	failpoint("record.mid-checkpoint")
+	failpoint.Hit("record.mid-checkpoint")
 	copy(to[checkpointSize/2:], b[checkpointSize/2:])
-	failpoint("record.after-checkpoint")
+	failpoint.Hit("record.after-checkpoint")
 }
 
 // latest returns the newest whole checkpoint; that of a new direction where none

@@ -3,6 +3,8 @@ package pipe
 import (
 	"errors"
 	"fmt"
+
+	"github.com/piped-dev/piped/failpoint"
 )
 
 // A Kept is what outlives the process that moved the bytes of a pipe: a control
@@ -11,7 +13,10 @@ type Kept struct {
 	Control *Control
 	// Slot of the pipe in the control file.
 	Slot int
-	Ends [2]KeptEnd
+	// Vault, if set, is what has copies of the descriptors, and goes on to have
+	// them: see [Spec]. When Recover fails they stay there.
+	Vault Vault
+	Ends  [2]KeptEnd
 }
 
 // A KeptEnd is what is kept of one end.
@@ -48,7 +53,7 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 		return nil, nil, err
 	}
 	spec := d.spec
-	spec.Control = kept.Control
+	spec.Control, spec.Vault = kept.Control, kept.Vault
 	var fds [2]ends
 	for i := range fds {
 		if fds[i], err = held[i].descriptors(poller, spec.Kind, i+1, spec.Sealed && i == 0); err != nil {
@@ -60,7 +65,7 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 	if one, two, err = newEndpoints(fds, &spec, kept.Slot); err != nil {
 		return nil, nil, err
 	}
-	failpoint("recover.begin")
+	failpoint.Hit("recover.begin")
 	for i, e := range []*Endpoint{one, two} {
 		if err := e.recover(&held[i]); err != nil {
 			one.abort()
@@ -68,7 +73,9 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 			return nil, nil, fmt.Errorf("end %d: %w", i+1, err)
 		}
 	}
-	failpoint("recover.before-resume")
+	failpoint.Hit("recover.before-resume")
+	one.deposited(kept.Vault)
+	two.deposited(kept.Vault)
 	for i, e := range []*Endpoint{one, two} {
 		e.announce(poller.news, i+1, ended)
 		e.resume()
@@ -141,8 +148,33 @@ func (e *Endpoint) recover(kept *KeptEnd) error {
 		if err := e.out.recover(takeSpace(&kept.Outbox)); err != nil {
 			return fmt.Errorf("outbox: %w", err)
 		}
+		if all := e.sent.has(flagAllRead); all || e.sent.has(flagNotAllRead) {
+			e.lastRead = &all
+		}
 	}
 	return nil
+}
+
+// deposited notes that copies of the descriptors are in a vault, from where they
+// are removed from now on.
+func (e *Endpoint) deposited(vault Vault) {
+	if vault == nil {
+		return
+	}
+	ends{e.read, e.write}.deposited(vault, e.slot, e.num)
+	if e.in != nil {
+		e.in.deposited()
+	}
+	if e.out != nil {
+		e.out.deposited()
+	}
+}
+
+// deposited notes that the log's file is in a vault.
+func (d *direction) deposited() {
+	if s, file := d.log.space.(*memfdSpace); file {
+		s.kept = d.rec.log
+	}
 }
 
 // takeSpace takes the file *fd over; nil where there is none.
@@ -150,7 +182,7 @@ func takeSpace(fd *int) space {
 	if *fd < 0 {
 		return nil
 	}
-	s := &memfdSpace{*fd}
+	s := &memfdSpace{fd: *fd}
 	*fd = -1
 	return s
 }
@@ -217,7 +249,7 @@ func (d *direction) recoverLog(s space, tail, over uint64) (checkpoint, error) {
 	if err := d.log.restore(k.base.off, head, d.limit+tail+retainedSlack); err != nil {
 		return k, err
 	}
-	failpoint("recover.after-restore")
+	failpoint.Hit("recover.after-restore")
 	return k, nil
 }
 
@@ -260,16 +292,19 @@ func (d *direction) placeAt(what string, from place, off uint64) (place, error) 
 }
 
 func (in *Inbox) recover(s space) error {
-	k, err := in.recoverLog(s, in.tail, flagEndClosed)
+	k, err := in.recoverLog(s, in.tail, flagEndClosed|flagLogGone)
 	if err != nil {
 		return err
 	}
 	if bad := in.countLocked(); bad != nil {
 		in.badLocked(bad)
 	}
-	if s == nil {
-		in.acked, in.drops = in.base, k.drops
-	} else if err := in.recoverAcked(k); err != nil {
+	if s != nil {
+		err = in.recoverAcked(k)
+	} else {
+		err = in.recoverWithout(k)
+	}
+	if err != nil {
 		return err
 	}
 	if in.rec.has(flagReset) {
@@ -302,6 +337,35 @@ func (in *Inbox) recoverAcked(k checkpoint) (err error) {
 	return nil
 }
 
+// recoverWithout is for an inbox of which no log is left: what it had and was not
+// acknowledged is dropped.
+func (in *Inbox) recoverWithout(k checkpoint) error {
+	in.acked, in.drops, in.lost = in.base, k.drops, k.lost
+	if k.top.num == 0 { // there was no checkpoint
+		return nil
+	}
+	if err := k.top.check(); err != nil {
+		return err
+	}
+	if k.top.off < k.base.off || k.top.num < k.base.num {
+		return fmt.Errorf("%w: a checkpoint at byte %d of %d", ErrCorrupt, k.base.off, k.top.off)
+	}
+	in.base, in.head, in.acked, in.log.end = k.top, k.top, k.top, k.top.off
+	if k.cause.badBytes() {
+		in.badLocked(&frameError{cause: k.cause, want: k.want, detail: k.cause.String()})
+	}
+	if k.top.off > k.base.off {
+		in.drops.Messages += k.top.num - k.base.num
+		in.drops.Bytes += k.top.off - k.base.off
+		if in.lost == nil {
+			from := k.base.position()
+			in.lost = &from
+		}
+		in.checkpointLocked(in.acked)
+	}
+	return nil
+}
+
 // settle finishes or undoes the move from a socket that was under way: see
 // receivePeeked for its order.
 func (in *Inbox) settle() error {
@@ -320,7 +384,7 @@ func (in *Inbox) settle() error {
 		return in.port.unpeek() // looked at and not committed: it is still there
 	case peeked <= 0:
 		in.rec.moved.Store(head) // taken away, and not noted
-		failpoint("recover.after-note")
+		failpoint.Hit("recover.after-note")
 		return nil
 	case uint64(peeked) > head-moved:
 		return fmt.Errorf("%w: %d bytes are to be taken out, %d were committed", ErrCorrupt, peeked, head-moved)
@@ -350,20 +414,35 @@ func (o *Outbox) recover(s space) error {
 		return err
 	}
 	o.read = o.base
-	if o.unfinished = !o.head.fresh() && !isRaw(o.cut); o.unfinished {
-		at := payloadPosition(&o.head)
-		o.have, o.total = at.Offset, o.head.total()
+	if s == nil && k.top.num != 0 {
+		if err := k.top.check(); err != nil {
+			return err
+		}
+		o.accepted = k.top
 	}
+	o.recoverUnfinished()
 	switch {
 	case o.rec.has(flagBroken):
 		o.breakLocked(errBrokenBefore)
 	case o.desc.isClosed() && !o.rec.has(flagTaken):
 		o.breakLocked(errBrokenBefore)
 	}
-	if s == nil && o.rec.head.Load() != o.given.off { // dropped before
-		o.lost, o.discarded = o.end != nil, o.end == nil
+	if s == nil && o.end == nil && o.acceptedLocked().off != o.given.off { // dropped before
+		o.discardLocked()
 	}
 	return nil
+}
+
+// recoverUnfinished finds out about the message of which only parts are there.
+func (o *Outbox) recoverUnfinished() {
+	top := o.acceptedLocked()
+	if o.unfinished = !top.fresh() && !isRaw(o.cut); !o.unfinished {
+		return
+	}
+	o.have, o.total = payloadPosition(top).Offset, top.total()
+	if total := o.rec.acked.Load(); o.total == 0 && total > o.have {
+		o.total = total // the framing does not write it
+	}
 }
 
 // errBrokenBefore stands for the error that another process has seen.

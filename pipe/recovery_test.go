@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,20 +22,16 @@ import (
 // long says that the tests take the time that a proof takes.
 var long = os.Getenv("EXACT") == "long"
 
-// A crashRun is one pipe of a scene: the test is the keeper, which holds a copy of
-// every descriptor, and starts one daemon after another.
+// A crashRun is one pipe of a scene: the test is the keeper, which holds copies of
+// the descriptors that it is given, and starts one daemon after another.
 type crashRun struct {
 	scene   crashScene
 	seed    uint64
 	mutant  string
 	daemon  string // the program that plays the daemon
 	words   *crashWords
-	control *os.File
+	vault   *crashVault
 	state   *os.File
-	read    *os.File
-	write   *os.File
-	inbox   *os.File
-	outbox  *os.File
 	process *exec.Cmd
 	report  bytes.Buffer
 	stop    *os.File
@@ -49,27 +46,21 @@ type crashRun struct {
 // holds.
 func newCrashRun(t testing.TB, scene crashScene, seed uint64) *crashRun {
 	t.Helper()
-	r := &crashRun{scene: scene, seed: seed, daemon: os.Args[0], deaths: make(map[string]int)}
+	r := &crashRun{scene: scene, seed: seed, daemon: os.Args[0], deaths: make(map[string]int), vault: &crashVault{files: make(map[Key]*os.File)}}
 	t.Cleanup(r.close)
 	poller := newTestPoller(t)
-	control, err := NewControl()
+	control, err := NewControl(r.vault)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer control.Close()
 	spec := scene.spec()
-	spec.Control = control
+	spec.Control, spec.Vault = control, r.vault
 	one, two, err := Open(poller, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.control = keep(t, control.Descriptor())
-	fd, w := one.Descriptors()
-	r.read = keep(t, fd)
-	if r.write = r.read; w != fd {
-		r.write = keep(t, w)
-	}
-	r.inbox, r.outbox, r.state = memory(t, "inbox"), memory(t, "outbox"), memory(t, "state")
+	r.state = memory(t, "state")
 	if err := r.state.Truncate(pageSize); err != nil {
 		t.Fatal(err)
 	}
@@ -80,10 +71,13 @@ func newCrashRun(t testing.TB, scene crashScene, seed uint64) *crashRun {
 	for _, w := range []*atomic.Uint64{r.words.tried, r.words.sent, r.words.had, r.words.acked} {
 		w.Store(first)
 	}
+	r.vault.leave()
 	k := one.kill() // before anything flows
 	k.close()
+	r.vault.back()
 	r.startProcess(t, two)
 	closeEnd(t, two, false)
+	r.vault.leave()
 	return r
 }
 
@@ -107,11 +101,12 @@ func (r *crashRun) close() {
 		_ = r.process.Process.Kill()
 		_ = r.process.Wait()
 	}
-	for _, f := range []*os.File{r.control, r.state, r.read, r.write, r.inbox, r.outbox, r.stop} {
+	for _, f := range []*os.File{r.state, r.stop} {
 		if f != nil {
 			_ = f.Close()
 		}
 	}
+	r.vault.close()
 	if r.words != nil {
 		r.words.close()
 	}
@@ -166,7 +161,6 @@ type crashPlan struct {
 	finish, verify bool
 	// kill it so long after it was started, or after it said that it has recovered.
 	kill, killReady time.Duration
-	without         bool // the descriptors of the end were given back
 }
 
 // start runs one daemon, and reports whether it came to its own end.
@@ -176,28 +170,32 @@ func (r *crashRun) start(plan crashPlan) (ended bool, err error) {
 		return false, err
 	}
 	defer ready.Close()
+	near, far, err := vaultPair()
+	if err != nil {
+		return false, err
+	}
 	role := &crashRole{Play: "daemon", Finish: plan.finish, Verify: plan.verify, Mutant: r.mutant,
-		Control: 3, State: 4, Ready: 5, Inbox: 6, Outbox: 7, Read: 8, Write: 8}
-	files := []*os.File{r.control, r.state, said, r.inbox, r.outbox}
-	switch {
-	case plan.without:
-		role.Read, role.Write = -1, -1
-	case r.read == r.write:
-		files = append(files, r.read)
-	default:
-		files, role.Write = append(files, r.read, r.write), 9
+		State: 3, Ready: 4, Vault: 5, Kept: make(map[Key]int)}
+	files := []*os.File{r.state, said, far}
+	for _, key := range r.vault.keys() {
+		role.Kept[key] = 3 + len(files)
+		files = append(files, r.vault.files[key])
 	}
 	cmd := r.command(role, files...)
 	if r.failpoint != "" {
-		cmd.Env = append(cmd.Env, "PIPED_FP="+r.failpoint)
+		cmd.Env = append(cmd.Env, "FAILPOINT="+r.failpoint)
 	}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err = cmd.Start()
-	_ = said.Close()
+	_, _ = said.Close(), far.Close()
 	if err != nil {
+		_ = near.Close()
 		return false, err
 	}
+	served := make(chan struct{})
+	defer func() { <-served }()
+	go r.vault.serve(near, served)
 	died := make(chan error, 1)
 	go func() { died <- cmd.Wait() }()
 	if plan.killReady > 0 {
@@ -293,23 +291,21 @@ func (r *crashRun) play(kills int, plan func() crashPlan) (err error) {
 // compare is after the end: daemons find everything as it was, and the process
 // has seen what it should have.
 func (r *crashRun) compare(plan func() crashPlan) error {
-	if r.scene.Retire || r.scene.Discard {
-		_ = r.read.Close()
-		_ = r.write.Close()
-	}
 	for range 2 {
 		p := plan()
-		p.verify, p.without = true, r.scene.Retire || r.scene.Discard
+		p.verify = true
 		if _, err := r.start(p); err != nil {
 			return fmt.Errorf("after the end: %w", err)
 		}
 	}
 	r.failpoint = ""
-	if ended, err := r.start(crashPlan{verify: true, without: r.scene.Retire || r.scene.Discard}); err != nil || !ended {
+	if ended, err := r.start(crashPlan{verify: true}); err != nil || !ended {
 		return fmt.Errorf("after the end: %w", err)
 	}
-	_ = r.read.Close()
-	_ = r.write.Close()
+	if err := r.judgeVault(); err != nil {
+		return err
+	}
+	r.vault.close()
 	err := r.process.Wait()
 	r.process = nil
 	var report processReport
@@ -320,6 +316,34 @@ func (r *crashRun) compare(plan func() crashPlan) error {
 		return fmt.Errorf("process: %w\n%s", err, r.report.String())
 	}
 	return r.judge(&report)
+}
+
+// judgeVault looks for copies that nobody has removed: whatever instant daemons
+// were killed at, the next one knows what has to go.
+func (r *crashRun) judgeVault() error {
+	for _, key := range r.vault.keys() {
+		if key == ControlKey {
+			continue
+		}
+		slot, end, part, err := key.Split()
+		switch descriptor := part == PartRead || part == PartWrite; {
+		case err != nil:
+			return err
+		case slot != 0:
+			return fmt.Errorf("the vault has part %d of end %d of pipe %d, which is closed", part, end, slot)
+		case end == 2:
+			return fmt.Errorf("the vault has part %d of end 2, which was handed over", part)
+		case descriptor && r.scene.Retire:
+			return fmt.Errorf("the vault has part %d of the end, which was retired", part)
+		case r.scene.Shed:
+			return fmt.Errorf("the vault has part %d of the end, whose logs were given back", part)
+		case part == PartWrite && r.words.flags.Load()&closedSend != 0:
+			return errors.New("the vault has what was closed for sending")
+		case r.scene.Discard:
+			return fmt.Errorf("the vault has part %d of the end, which is closed", part)
+		}
+	}
+	return nil
 }
 
 func (r *crashRun) judge(report *processReport) error {
@@ -362,6 +386,8 @@ func crashScenes() []crashScene {
 		{Name: "stdio-mp-drop", Kind: Stdio, Framing: "mp", LogSize: small, TailSize: tail, Drop: true},
 		{Name: "duplex-mp-leave", Kind: Duplex, Framing: "mp", LogSize: small, TailSize: tail, Leave: true, Retire: true},
 		{Name: "stdio-line-leave", Kind: Stdio, Framing: "line", LogSize: small, Leave: true, Retire: true},
+		{Name: "duplex-line-shed", Kind: Duplex, Framing: "line", LogSize: small, Leave: true, Retire: true, Shed: true},
+		{Name: "stdio-mp-shed", Kind: Stdio, Framing: "mp", LogSize: small, TailSize: tail, Leave: true, Retire: true, Shed: true},
 		{Name: "duplex-mp-discard", Kind: Duplex, Framing: "mp", LogSize: small, Discard: true},
 		{Name: "stdio-line-discard", Kind: Stdio, Framing: "line", LogSize: small, Discard: true},
 	}
@@ -379,7 +405,7 @@ func TestNothingIsLostOrDoubledWhateverInstantTheDaemonIsKilledAt(t *testing.T) 
 	for i, scene := range scenes {
 		t.Run(scene.Name, func(t *testing.T) {
 			t.Parallel()
-			done, runs := 0, 0
+			done, runs, steps := 0, 0, uint64(0)
 			for done < kills/len(scenes) {
 				each := 25
 				if scene.Leave || scene.Discard {
@@ -389,12 +415,12 @@ func TestNothingIsLostOrDoubledWhateverInstantTheDaemonIsKilledAt(t *testing.T) 
 				if err := r.play(each, random); err != nil {
 					t.Fatalf("seed %d, after %d kills: %v", r.seed, r.kills, err)
 				}
-				done, runs = done+r.kills, runs+1
+				done, runs, steps = done+r.kills, runs+1, steps+r.words.kept.Load()
 				if runs == 1 {
 					t.Logf("had=%v sent=%v", unpack(r.words.had.Load()), unpack(r.words.sent.Load()))
 				}
 			}
-			t.Logf("scene=%s runs=%d kills=%d violations=0", scene.Name, runs, done)
+			t.Logf("scene=%s runs=%d kills=%d journal_steps=%d violations=0", scene.Name, runs, done, steps)
 		})
 	}
 }
@@ -403,7 +429,7 @@ func TestWrongOrderOfMovesIsFoundByKills(t *testing.T) {
 	if inMemory {
 		return
 	}
-	for _, mutant := range portMutants {
+	for _, mutant := range slices.Concat(portMutants, vaultMutants, []string{journalMutant}) {
 		t.Run(mutant, func(t *testing.T) {
 			t.Parallel()
 			most, kills := 400, 0

@@ -36,7 +36,7 @@ func TestMessageForWhichThereIsNoMemoryIsRefusedWholeAndTheNextGoes(t *testing.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &scarceSpace{memfdSpace: memfdSpace{fd}}
+	s := &scarceSpace{memfdSpace: memfdSpace{fd: fd}}
 	two.out.log.open = func() (space, error) { return s, nil }
 	part := make([]byte, 250<<10)
 	for range 4 {

@@ -74,7 +74,7 @@ func (t *trial) open() error {
 	t.log.releaseStep = pageSize
 	t.log.open = func() (space, error) {
 		fd, err := newMemfd("piped-self-test")
-		return &memfdSpace{fd}, err
+		return &memfdSpace{fd: fd}, err
 	}
 	_, err := t.log.reserve()
 	return err

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,15 @@ func TestObserverOfWhatIsSentNeedsNoReader(t *testing.T) {
 	if b := nextBatch(t, c, Limits{}); len(b.Data) != len(full) {
 		t.Fatalf("got %d bytes", len(b.Data))
 	}
+	for len(c.Changed()) > 0 {
+		<-c.Changed()
+	}
 	send(t, one, "behind it")
+	select {
+	case <-c.Changed():
+	case <-time.After(patience):
+		t.Error("nobody told the observer")
+	}
 	if b := nextBatch(t, c, Limits{}); string(b.Data) != "behind it" || b.First.Message != 2 {
 		t.Errorf("got %q at %v", b.Data, b.First)
 	}

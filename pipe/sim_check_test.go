@@ -3,6 +3,7 @@
 package pipe
 
 import (
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -170,7 +171,7 @@ func receiveWithoutNote(in *Inbox) error {
 	moved := in.rec.moved.Load()
 	err := in.receive()
 	in.rec.moved.Store(moved)
-	failpoint("inbox.never-noted")
+	failpoint.Hit("inbox.never-noted")
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 	"hash/maphash"
 	"slices"
 	"testing"
+
+	"github.com/piped-dev/piped/failpoint"
 )
 
 // A sim runs the real moves of one direction on a simulated kernel, along a
@@ -377,8 +379,8 @@ func explore(way simWay, mutant string, schedule []byte, seen map[uint64]bool) (
 			panic(p)
 		}
 	}()
-	atFailpoint = s.yield
-	defer func() { atFailpoint = nil }()
+	failpoint.Hook = s.yield
+	defer func() { failpoint.Hook = nil }()
 	s.stopped(s.run)
 	key := s.key()
 	if seen[key] {

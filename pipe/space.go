@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +38,10 @@ const (
 
 // A memfdSpace is a file in memory that lives as long as anybody has its
 // descriptor. Its file position is free for use as a cursor.
-type memfdSpace struct{ fd int }
+type memfdSpace struct {
+	fd   int
+	kept deposit
+}
 
 // newMemfd makes the file of a space. It can grow, and pages can be taken out of
 // it, but nobody can make it shorter: that would turn a look into it into SIGBUS.
@@ -82,7 +86,11 @@ func (s *memfdSpace) punch(from, to uint64) error {
 	return os.NewSyscallError("fallocate", err)
 }
 
-func (s *memfdSpace) close() { _ = unix.Close(s.fd) }
+func (s *memfdSpace) close() {
+	s.kept.remove()
+	failpoint.Hit("log.after-remove")
+	_ = unix.Close(s.fd)
+}
 
 func (s *memfdSpace) size() (uint64, error) {
 	var st unix.Stat_t

@@ -53,6 +53,10 @@ type Spec struct {
 	// sealed end are exact whatever instant the process is killed at. Without it
 	// logs are this process's own memory. It stays the caller's.
 	Control *Control
+	// Vault, if set, keeps copies of the descriptors of both ends and of the logs,
+	// under keys of the Control, without which it is not used. Before a descriptor is
+	// closed its copy is removed.
+	Vault Vault
 }
 
 // partSize keeps a part well below the log, so that a log that is full of one

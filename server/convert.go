@@ -93,6 +93,10 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 		m.Finals = append(m.Finals, fromFinal(&f))
 	}
 	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped}
+	if p.Exit.Unknown {
+		m.Exit.Status = &pipedv1.Exit_Unknown{Unknown: true}
+		return m
+	}
 	if p.Exit.Signal == 0 {
 		m.Exit.Status = &pipedv1.Exit_Code{Code: int32(p.Exit.Code)}
 		return m

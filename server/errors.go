@@ -56,6 +56,9 @@ var errorTable = []row{
 	{session.ErrDescriptors, codes.ResourceExhausted, "DESCRIPTOR_LIMIT"},
 	{pipe.ErrNoSpace, codes.ResourceExhausted, "LOG_SPACE"},
 	{session.ErrShutdown, codes.Unavailable, "SHUTTING_DOWN"},
+	{session.ErrLost, codes.DataLoss, "SESSION_LOST"},
+	{keeper.ErrUncertain, codes.Aborted, "START_UNCERTAIN"}, // of signals see signalError
+	{keeper.ErrAway, codes.Unavailable, "KEEPER_AWAY"},
 	{pipe.ErrWrongDirection, codes.FailedPrecondition, "WRONG_DIRECTION"},
 	{pipe.ErrBrokenPipe, codes.FailedPrecondition, "BROKEN_PIPE"},
 	{pipe.ErrClosed, codes.FailedPrecondition, "ENDPOINT_CLOSED"},
@@ -112,6 +115,7 @@ func statusError(err error) error {
 		gap        *session.SequenceGapError
 		busy       *session.BusyError
 		fenced     *session.FencedError
+		lost       *session.LostError
 	)
 	switch {
 	case errors.As(err, &long):
@@ -133,6 +137,8 @@ func statusError(err error) error {
 				meta = map[string]string{"client": busy.Client, "expires": expiry(busy.Expires)}
 			case errors.As(err, &fenced):
 				meta = map[string]string{"by": fenced.By, "epoch": strconv.FormatUint(fenced.Epoch, 10)}
+			case errors.As(err, &lost):
+				meta = map[string]string{"why": lost.Why}
 			}
 			return reasonError(r.code, r.reason, err, meta)
 		}
@@ -144,6 +150,14 @@ func statusError(err error) error {
 		return reasonError(codes.InvalidArgument, "ARGUMENT", err, nil)
 	}
 	return status.Error(codes.Unknown, err.Error())
+}
+
+// signalError is statusError for a signal, which may have been sent.
+func signalError(err error) error {
+	if errors.Is(err, keeper.ErrUncertain) {
+		return reasonError(codes.Aborted, "SIGNAL_UNCERTAIN", err, nil)
+	}
+	return statusError(err)
 }
 
 // expiry is a time in metadata; empty where there is none.

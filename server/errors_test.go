@@ -102,6 +102,8 @@ func provocations() []provocation {
 		{session.ErrDescriptors, codes.ResourceExhausted, "DESCRIPTOR_LIMIT"},
 		{pipe.ErrNoSpace, codes.ResourceExhausted, "LOG_SPACE"},
 		{session.ErrShutdown, codes.Unavailable, "SHUTTING_DOWN"},
+		{keeper.ErrAway, codes.Unavailable, "KEEPER_AWAY"},
+		{keeper.ErrUncertain, codes.Aborted, "START_UNCERTAIN"},
 		{pipe.ErrWrongDirection, codes.FailedPrecondition, "WRONG_DIRECTION"},
 		{pipe.ErrBrokenPipe, codes.FailedPrecondition, "BROKEN_PIPE"},
 		{pipe.ErrClosed, codes.FailedPrecondition, "ENDPOINT_CLOSED"},
@@ -131,6 +133,11 @@ func provocations() []provocation {
 	add("a spawn error of no kind", statusError(spawnError("fork", errors.New("odd"))),
 		codes.FailedPrecondition, "SPAWN_FAILED", map[string]string{"step": "fork"})
 	add("an invalid call of the system", statusError(&fs.PathError{Op: "open", Path: "x", Err: fs.ErrInvalid}), codes.InvalidArgument, "ARGUMENT", nil)
+	add("a start that nobody can tell of, and no keeper", statusError(errors.Join(keeper.ErrUncertain, keeper.ErrAway)), codes.Aborted, "START_UNCERTAIN", nil)
+	add("a signal that nobody can tell of", signalError(fmt.Errorf("more: %w", keeper.ErrUncertain)), codes.Aborted, "SIGNAL_UNCERTAIN", nil)
+	add("a signal to nobody", signalError(session.ErrExited), codes.FailedPrecondition, "PROCESS_EXITED", nil)
+	add("a lost session", statusError(fmt.Errorf("more: %w", &session.LostError{Name: "s", Why: session.LostBoth})),
+		codes.DataLoss, "SESSION_LOST", map[string]string{"why": "LOST_BOTH"})
 	add("another reader", statusError(&session.BusyError{Err: session.ErrBusyReader, Client: "pid 7 (cat)"}),
 		codes.Aborted, "BUSY_READER", map[string]string{"client": "pid 7 (cat)", "expires": ""})
 	add("another writer", statusError(&session.BusyError{Err: session.ErrBusyWriter, Client: "w", Expires: time.Unix(1e9, 5e8).In(time.FixedZone("x", 3600))}),

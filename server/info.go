@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
 )
 
@@ -25,9 +26,9 @@ func newInfoService(s *Server) *infoService {
 
 // GetServerInfo returns version, limits and counts.
 func (i *infoService) GetServerInfo(context.Context, *pipedv1.GetServerInfoRequest) (*pipedv1.GetServerInfoResponse, error) {
-	o := i.server.opts
+	o := *i.server.options()
 	active, ended := i.server.reg.Counts()
-	return &pipedv1.GetServerInfoResponse{
+	info := &pipedv1.GetServerInfoResponse{
 		Version:          o.Version,
 		Limits:           limits(o, i.server.reg.MaxSessions()),
 		Features:         features(),
@@ -39,7 +40,49 @@ func (i *infoService) GetServerInfo(context.Context, *pipedv1.GetServerInfoReque
 		ActiveSessions:   uint64(max(active, 0)),
 		EndedSessions:    uint64(max(ended, 0)),
 		Addresses:        o.Addresses,
-	}, nil
+	}
+	if o.Survival != nil {
+		o.Survival().tell(info)
+	}
+	return info, nil
+}
+
+// A Survival is what outlives the death of the daemon, and what did.
+type Survival struct {
+	// Sessions outlive it; Reason says why or why not, for people.
+	Sessions bool
+	Reason   string
+	// Epoch is the number of this daemon among those of its keeper.
+	Epoch uint64
+	// Keeper is the keeper, nil where there is none.
+	Keeper *keeper.Info
+	// Restart is how this daemon followed another one; nil if it did not.
+	Restart *Restart
+}
+
+// A Restart is how one daemon followed another.
+type Restart struct {
+	// Time is when the later one served.
+	Time time.Time
+	// Pause is how long nobody did; 0 where that is not known.
+	Pause time.Duration
+	// Recovered and Lost count sessions.
+	Recovered, Lost int
+}
+
+//nolint:gosec // pids and counts are small
+func (s Survival) tell(info *pipedv1.GetServerInfoResponse) {
+	info.SurvivesDaemonDeath, info.SurvivalReason, info.FrontEpoch = s.Sessions, s.Reason, s.Epoch
+	if k := s.Keeper; k != nil {
+		info.Keeper = &pipedv1.Keeper{Pid: int32(k.Pid), Version: k.Version, StartTime: timestamp(k.Started), AwaySince: timestamp(k.Away)}
+	}
+	if r := s.Restart; r != nil {
+		info.LastRestart = &pipedv1.Restart{
+			Time: timestamp(r.Time), RecoveredSessions: uint32(max(r.Recovered, 0)), LostSessions: uint32(max(r.Lost, 0))}
+		if r.Pause > 0 {
+			info.LastRestart.Pause = durationpb.New(r.Pause)
+		}
+	}
 }
 
 func durability(kernelLogs bool) pipedv1.Durability {
@@ -64,7 +107,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // each framing, "ack/LEVEL" for each level at which Send acknowledges, and calls
 // that older daemons do not have.
 func features() []string {
-	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "observe/sent", "watch"}
+	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}

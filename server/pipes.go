@@ -36,19 +36,19 @@ func (v *pipeService) endpoint(ref *pipedv1.EndpointRef) (*session.Endpoint, err
 // heartbeat returns the longest silence that a client asked for.
 func (s *Server) heartbeat(d *durationpb.Duration) (time.Duration, error) {
 	const shortest = 100 * time.Millisecond
-	every, err := toDuration("heartbeat interval", d, s.opts.HeartbeatInterval)
+	every, err := toDuration("heartbeat interval", d, s.options().HeartbeatInterval)
 	if err != nil {
 		return 0, err
 	}
 	if every == 0 {
-		return s.opts.HeartbeatInterval, nil
+		return s.options().HeartbeatInterval, nil
 	}
 	return max(every, shortest), nil
 }
 
 func (v *pipeService) Poll(ctx context.Context, req *pipedv1.PollRequest) (*pipedv1.PollResponse, error) {
-	if n := len(req.GetEndpoints()); n == 0 || n > v.s.opts.MaxPollEndpoints {
-		return nil, statusError(argument("%d endpoints: want 1 to %d", n, v.s.opts.MaxPollEndpoints))
+	if n := len(req.GetEndpoints()); n == 0 || n > v.s.options().MaxPollEndpoints {
+		return nil, statusError(argument("%d endpoints: want 1 to %d", n, v.s.options().MaxPollEndpoints))
 	}
 	seen := make(map[*session.Endpoint]bool)
 	var endpoints []*session.Endpoint
@@ -91,7 +91,7 @@ func (v *pipeService) Write(ctx context.Context, req *pipedv1.WriteRequest) (*pi
 		b.Data = append(b.Data, m...)
 		b.Sizes = append(b.Sizes, uint32(len(m))) //nolint:gosec // at most a request
 	}
-	if part := v.s.opts.partSize(); len(b.Data) > part {
+	if part := v.s.options().partSize(); len(b.Data) > part {
 		return nil, statusError(argument("%d bytes in one Write: at most %d; use Send for more", len(b.Data), part))
 	}
 	w, err := e.OpenWriter(session.WriterOptions{ID: req.GetWriterId(), Epoch: req.GetEpoch(),

@@ -85,10 +85,11 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 	if opts.Claim, err = toClaim(open); err != nil {
 		return nil, err
 	}
+	opts.Life = open.GetLife()
 	switch {
 	case open.GetMode() == pipedv1.RecvMode_RECV_MODE_OBSERVE:
-		if len(opts.Token) > 0 || opts.Steal || opts.Duration > 0 {
-			return nil, argument("lease_token, lease_duration and steal are for a consumer: an observer needs no lease")
+		if len(opts.Token) > 0 || opts.Steal || opts.Duration > 0 || opts.Life != "" {
+			return nil, argument("lease_token, lease_duration, steal and life are for a consumer: an observer needs no lease")
 		}
 		opts.Observe = true
 	case open.GetStopAtNow():
@@ -122,7 +123,7 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 		h.until = &now
 	}
 	h.raw = h.framing == "raw"
-	h.credit.init(open, h.r.Position(), h.manual, h.raw, uint64(v.s.opts.Sessions.LogSize)) //nolint:gosec // validated
+	h.credit.init(open, h.r.Position(), h.manual, h.raw, uint64(v.s.options().Sessions.LogSize)) //nolint:gosec // validated
 	return h, nil
 }
 

@@ -84,7 +84,7 @@ func (h *sendHandler) opened() (*pipedv1.SendOpened, error) {
 }
 
 func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
-	h := &sendHandler{level: open.GetAckLevel(), part: v.s.opts.partSize(), committed: make(chan struct{}, 1)}
+	h := &sendHandler{level: open.GetAckLevel(), part: v.s.options().partSize(), committed: make(chan struct{}, 1)}
 	switch h.level {
 	case pipedv1.AckLevel_ACK_LEVEL_UNSPECIFIED:
 		h.level = pipedv1.AckLevel_ACK_LEVEL_COMMITTED
@@ -96,6 +96,7 @@ func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 	if err != nil {
 		return nil, err
 	}
+	claim.Life = open.GetLife()
 	if h.every, err = v.s.heartbeat(open.GetHeartbeatInterval()); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -49,6 +50,9 @@ type Options struct {
 	// was tried out for it; GetServerInfo tells both.
 	DurabilityReason string
 	Checks           []pipe.Check
+	// Survival says, each time that it is asked, what outlives this process;
+	// GetServerInfo tells it. Nil: nothing does.
+	Survival func() Survival
 
 	// MaxStreamsPerConnection bounds the streams of one connection.
 	MaxStreamsPerConnection int
@@ -58,6 +62,10 @@ type Options struct {
 	MaxPageSize int
 	// HeartbeatInterval is the longest silence on a stream.
 	HeartbeatInterval time.Duration
+	// LeaveSessions leaves the sessions to the next daemon at shutdown, which then
+	// cuts all streams off at once: their clients resume them there. The process has
+	// to end after that.
+	LeaveSessions bool
 	// ShutdownGrace is how long sessions, and after them streams, may take to
 	// end by themselves at shutdown.
 	ShutdownGrace time.Duration
@@ -97,7 +105,7 @@ const (
 // Server serves a registry of sessions. Make one with [New]; it serves once.
 type Server struct {
 	reg      *session.Registry
-	opts     Options
+	opts     atomic.Pointer[Options]
 	log      *slog.Logger
 	grpc     *grpc.Server
 	health   *health.Server
@@ -110,12 +118,12 @@ type Server struct {
 func New(reg *session.Registry, opts Options, log *slog.Logger) *Server {
 	s := &Server{
 		reg:      reg,
-		opts:     opts,
 		log:      log,
 		health:   health.NewServer(),
 		conns:    newConnections(),
 		draining: make(chan struct{}),
 	}
+	s.opts.Store(&opts)
 	s.grpc = grpc.NewServer(s.grpcOptions()...)
 	pipedv1.RegisterSessionServiceServer(s.grpc, newSessionService(s))
 	pipedv1.RegisterPipeServiceServer(s.grpc, newPipeService(s))
@@ -128,11 +136,26 @@ func New(reg *session.Registry, opts Options, log *slog.Logger) *Server {
 	return s
 }
 
+func (s *Server) options() *Options { return s.opts.Load() }
+
+// Configure changes the limits of polls and pages, heartbeats, and the grace of
+// the shutdown, for what begins from now on, and what GetServerInfo tells of the
+// sessions' limits. The rest of opts is not looked at.
+func (s *Server) Configure(opts Options) {
+	o := *s.options()
+	kernelLogs := o.Sessions.KernelLogs
+	o.Sessions = opts.Sessions
+	o.Sessions.KernelLogs = kernelLogs
+	o.MaxPollEndpoints, o.MaxPageSize = opts.MaxPollEndpoints, opts.MaxPageSize
+	o.HeartbeatInterval, o.ShutdownGrace = opts.HeartbeatInterval, opts.ShutdownGrace
+	s.opts.Store(&o)
+}
+
 //nolint:gosec // the limits are small and not negative
 func (s *Server) grpcOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(&peerCredentials{uid: uint32(os.Geteuid()), log: s.log}),
-		grpc.MaxConcurrentStreams(uint32(s.opts.MaxStreamsPerConnection)),
+		grpc.MaxConcurrentStreams(uint32(s.options().MaxStreamsPerConnection)),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
 		grpc.ForceServerCodecV2(newCodec()),
@@ -154,7 +177,7 @@ func (s *Server) Connections() (open int, accepted uint64) { return s.conns.coun
 // Serve serves listeners, which it closes, until ctx is done or one of them
 // fails. Then it shuts down: health says NOT_SERVING, the registry closes,
 // which ends every session and with it its streams, and gRPC stops, by force
-// after the grace. Serve returns when all of that is done. The end of ctx is
+// after the grace; see [Options].LeaveSessions for another way. Serve returns when all of that is done. The end of ctx is
 // no error; the failure of a listener is.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	var wg sync.WaitGroup
@@ -181,11 +204,16 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 func (s *Server) shutdown(ctx context.Context) error {
 	s.health.Shutdown()
 	close(s.draining)
-	ctx, cancel := context.WithTimeout(ctx, s.opts.ShutdownGrace)
+	if s.options().LeaveSessions {
+		s.grpc.Stop()
+		s.takers.Wait()
+		return s.reg.Leave()
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.options().ShutdownGrace)
 	defer cancel()
 	err := s.reg.Close(ctx)
 
-	timer := time.NewTimer(s.opts.ShutdownGrace)
+	timer := time.NewTimer(s.options().ShutdownGrace)
 	defer timer.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -198,7 +226,7 @@ func (s *Server) shutdown(ctx context.Context) error {
 	case <-graceful:
 	case <-timer.C:
 		open, _ := s.conns.count()
-		s.log.Warn("streams cut off", "connections", open, "grace", s.opts.ShutdownGrace)
+		s.log.Warn("streams cut off", "connections", open, "grace", s.options().ShutdownGrace)
 		s.conns.closeAll()
 		s.grpc.Stop()
 	}

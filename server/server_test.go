@@ -25,6 +25,7 @@ import (
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 	"github.com/piped-dev/piped/session"
 )
 
@@ -41,8 +42,8 @@ type running struct {
 func serveOptions(t *testing.T, opts Options) *running {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
-	reg, err := session.New(opts.Sessions, k, log)
+	link := keepertest.Start(t)
+	reg, _, err := session.New(opts.Sessions, link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +59,6 @@ func serveOptions(t *testing.T, opts Options) *running {
 	t.Cleanup(func() {
 		stop()
 		<-ended
-		if err := k.Close(); err != nil {
-			t.Error(err)
-		}
 	})
 	return r
 }
@@ -116,7 +114,7 @@ func TestServerInfoTellsLimitsAndAddresses(t *testing.T) {
 	got.StartTime, got.Limits.MaxSessions = nil, 0
 	want := &pipedv1.GetServerInfoResponse{
 		Version:  "v1.2.3",
-		Features: []string{"ack/committed", "ack/delivered", "ack/read", "leases", "observe/sent", "watch", "framing/line", "framing/mp", "framing/raw"},
+		Features: []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent", "watch", "framing/line", "framing/mp", "framing/raw"},
 		Limits: &pipedv1.Limits{
 			PartSize: 256 << 10, MaxMessageSize: 1 << 30, LogSize: 1 << 20, TailSize: 64 << 10,
 			MaxStreamsPerConnection: 1024, MaxPollEndpoints: 77, HeartbeatInterval: durationpb.New(20 * time.Second),
@@ -230,9 +228,9 @@ func TestSilentConnectionHoldsUpTheEndOnlyForTheGrace(t *testing.T) {
 
 func TestFailedListenerEndsServe(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
+	link := keepertest.Start(t)
 	opts := DefaultOptions()
-	reg, err := session.New(opts.Sessions, k, log)
+	reg, _, err := session.New(opts.Sessions, link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,9 +245,6 @@ func TestFailedListenerEndsServe(t *testing.T) {
 	}
 	if conn, err := dialAsMyself(path); err == nil {
 		t.Error("the other listener still takes connections", conn.Close())
-	}
-	if err := k.Close(); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -56,7 +56,7 @@ func (v *sessionService) ListSessions(ctx context.Context, req *pipedv1.ListSess
 	case size == 0:
 		size = defaultPageSize
 	}
-	size = min(size, v.s.opts.MaxPageSize)
+	size = min(size, v.s.options().MaxPageSize)
 	after, err := base64.RawURLEncoding.DecodeString(req.GetPageToken())
 	if err != nil {
 		return nil, statusError(argument("page token %q is not one of this server's", req.GetPageToken()))
@@ -129,7 +129,7 @@ func (v *sessionService) SignalProcess(_ context.Context, req *pipedv1.SignalPro
 	if err != nil {
 		return nil, statusError(err)
 	}
-	return &pipedv1.SignalProcessResponse{}, statusError(p.Signal(sig))
+	return &pipedv1.SignalProcessResponse{}, signalError(p.Signal(sig))
 }
 
 // toSignal reads TERM, SIGTERM, term or 15.

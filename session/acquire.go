@@ -38,7 +38,7 @@ func (e *Endpoint) AcquireLease(req LeaseRequest) (Token, Lease, error) {
 		return Token{}, Lease{}, fmt.Errorf("%w: %s", pipe.ErrClosed, e.Ref())
 	}
 	l := e.leaseLocked(req.Role)
-	if err := l.admit(req.Holder, req.Token, req.Steal); err != nil {
+	if err := l.admit(req.Holder, &claim); err != nil {
 		return Token{}, Lease{}, err
 	}
 	if req.Role == RoleConsumer && !l.force {
@@ -46,12 +46,13 @@ func (e *Endpoint) AcquireLease(req LeaseRequest) (Token, Lease, error) {
 			return Token{}, Lease{}, err
 		}
 	}
-	if l.joins(req.Holder, req.Token) && !l.kept {
+	if l.joins(req.Holder, &claim) && !l.kept {
 		l.epoch++
 		l.token = newToken()
 	}
-	l.grant(req.Holder, req.Token)
+	l.grant(req.Holder, &claim)
 	l.kept, l.duration = true, claim.Duration
+	l.save()
 	if l.tenure == nil {
 		l.wait()
 	}
@@ -60,12 +61,12 @@ func (e *Endpoint) AcquireLease(req LeaseRequest) (Token, Lease, error) {
 }
 
 func (e *Endpoint) checkLease(req *LeaseRequest) (Claim, error) {
-	claim := Claim{Token: req.Token, Duration: req.Duration}
-	if err := claim.check(e.session.reg.cfg.MaxLeaseDuration); err != nil {
+	claim := Claim{Token: req.Token, Duration: req.Duration, Steal: req.Steal}
+	if err := claim.check(e.session.reg.config().MaxLeaseDuration); err != nil {
 		return claim, err
 	}
 	if claim.Duration == 0 {
-		claim.Duration = e.session.reg.cfg.LeaseDuration
+		claim.Duration = e.session.reg.config().LeaseDuration
 	}
 	if len(req.Holder) > maxClientID {
 		return claim, argument("holder has %d bytes, at most %d are allowed", len(req.Holder), maxClientID)

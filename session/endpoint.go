@@ -33,19 +33,15 @@ type Endpoint struct {
 	writing   *lease
 	consuming *lease
 	records   writerRecords
+	// sender is the writer whose messages are appended, or were last; used counts
+	// its changes.
+	sender *writerRecord
+	used   uint64
 	// announced: the session is there, so that there are events; told: those of
 	// the ends of the two directions.
 	announced, toldSent, toldReceived bool
 
 	closing sync.Once // starts lookWhenClosed
-}
-
-func newEndpoint(s *Session, p *Pipe, num int, ep *pipe.Endpoint) (*Endpoint, error) {
-	ids, err := identity(ep)
-	if err != nil {
-		return nil, err
-	}
-	return &Endpoint{session: s, pipe: p, num: num, ep: ep, ids: ids}, nil
 }
 
 // Ref returns the endpoint's full reference, SESSION/PIPE:END.
@@ -309,7 +305,7 @@ func (e *Endpoint) refuseShared(ctx context.Context) error {
 	if !e.shared() {
 		return nil
 	}
-	holders, err := e.session.reg.keeper.Holders(ctx, e.ids)
+	holders, err := e.session.reg.link.Holders(ctx, e.ids)
 	if err != nil {
 		return err
 	}

@@ -7,17 +7,18 @@ import (
 	"testing"
 
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 )
 
 func TestNobodyBeginsToReadAnEndThatAProcessIsBeingStartedWith(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
-	reg, err := New(DefaultConfig(), k, log)
+	link := keepertest.Start(t)
+	reg, _, err := New(DefaultConfig(), link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := errors.Join(reg.Close(context.Background()), k.Close()); err != nil {
+		if err := reg.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	}()

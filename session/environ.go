@@ -11,7 +11,7 @@ import (
 // them could take itself for the daemon.
 var ownVariables = []string{
 	"NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "INVOCATION_ID=", "JOURNAL_STREAM=", "CREDENTIALS_DIRECTORY=",
-	"MAINPID=", "MANAGERPID=", "SYSTEMD_", "MEMORY_PRESSURE_", "PIPED_", "GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=",
+	"MAINPID=", "MANAGERPID=", "SYSTEMD_", "MEMORY_PRESSURE_", "PIPED_", "FAILPOINT", "GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=",
 }
 
 // environment builds what a process gets; later entries win over earlier ones.

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 	"github.com/piped-dev/piped/pipe"
 	"github.com/piped-dev/piped/session"
 )
@@ -373,8 +374,8 @@ func TestTokensOfOthersAreRefusedOrBeginAnew(t *testing.T) {
 
 func TestWatcherIsToldThatTheDaemonEnds(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
-	reg, err := session.New(session.DefaultConfig(), k, log)
+	link := keepertest.Start(t)
+	reg, _, err := session.New(session.DefaultConfig(), link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +405,7 @@ func TestWatcherIsToldThatTheDaemonEnds(t *testing.T) {
 			t.Fatal("the watcher is not released")
 		}
 	}
-	if err := errors.Join(<-closed, k.Close()); err != nil {
+	if err := <-closed; err != nil {
 		t.Error(err)
 	}
 	if !slices.Contains(told, "exited s cat") {

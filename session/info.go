@@ -97,7 +97,7 @@ type ProcessInfo struct {
 
 // Info returns a look at the process.
 func (p *Process) Info() ProcessInfo {
-	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.spec.Args, Started: p.started, Inherits: p.inherits, Running: p.Running()}
+	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.args, Started: p.started, Inherits: p.inherits, Running: p.Running()}
 	if !info.Running {
 		info.Exit, info.Finals = p.child.Exit(), p.finals((*Endpoint).final)
 	}
@@ -113,7 +113,7 @@ func (s *Session) Info(ctx context.Context, holders bool) (Info, error) {
 	s.mu.Unlock()
 	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created}
 	if over {
-		info.Ended, info.Expires = ended, ended.Add(s.reg.cfg.EndedFor)
+		info.Ended, info.Expires = ended, ended.Add(s.reg.config().EndedFor)
 	}
 	for _, p := range pipes {
 		info.Pipes = append(info.Pipes, p.Info())
@@ -173,7 +173,7 @@ func (r *Registry) holders(ctx context.Context, pipes []*Pipe, infos []PipeInfo)
 			ids = append(ids, e.ids...)
 		}
 	}
-	found, err := r.keeper.Holders(ctx, ids)
+	found, err := r.link.Holders(ctx, ids)
 	if err != nil {
 		return err
 	}

@@ -61,11 +61,21 @@ type Claim struct {
 	// Call: the stream is but a unary call, which gives back only what it took
 	// itself.
 	Call bool
+	// Life is a random text of whoever comes back: the same in all streams of one
+	// life of a client. Who brings the life that had the lease last is that holder,
+	// also without the token, whose answer may have been cut off. Empty: none.
+	Life string
 }
+
+// maxLife bounds Claim.Life, in bytes.
+const maxLife = 64
 
 func (c *Claim) check(longest time.Duration) error {
 	if n := len(c.Token); n != 0 && n != len(Token{}) {
 		return argument("lease token has %d bytes, want %d", n, len(Token{}))
+	}
+	if n := len(c.Life); n > maxLife {
+		return argument("life has %d bytes, at most %d are allowed", n, maxLife)
 	}
 	if c.Duration < 0 || c.Duration > longest {
 		return argument("lease duration %v: want 0 to %v", c.Duration, longest)
@@ -84,6 +94,8 @@ type lease struct {
 	holder string
 	named  bool
 	token  Token
+	// life is that of the holder, last that of the one before while nobody has it.
+	life, last string
 	// duration is how long it outlives its streams; kept: also those that ended
 	// cleanly, because it came from AcquireLease.
 	duration time.Duration
@@ -184,23 +196,33 @@ func (l *lease) proves(token []byte) bool {
 	return l.taken() && subtle.ConstantTimeCompare(l.token[:], token) == 1
 }
 
+// sameLife reports whether the caller has the lease, or had it last, and has only
+// not heard of it.
+func (l *lease) sameLife(c *Claim) bool {
+	had := l.last
+	if l.taken() {
+		had = l.life
+	}
+	return c.Life != "" && c.Life == had
+}
+
 // owns reports whether the lease is that of the caller already.
-func (l *lease) owns(id string, token []byte) bool {
-	return l.proves(token) || id != "" && l.named && l.holder == id
+func (l *lease) owns(id string, c *Claim) bool {
+	return l.taken() && (l.proves(c.Token) || id != "" && l.named && l.holder == id || l.sameLife(c))
 }
 
 // joins reports whether the caller is another life of the holder: it has the id,
 // and not what proves the lease.
-func (l *lease) joins(id string, token []byte) bool {
-	return l.taken() && !l.proves(token) && l.owns(id, nil)
+func (l *lease) joins(id string, c *Claim) bool {
+	return l.owns(id, c) && !l.proves(c.Token) && !l.sameLife(c)
 }
 
 // admit refuses a caller that may not have the lease.
-func (l *lease) admit(id string, token []byte, steal bool) error {
+func (l *lease) admit(id string, c *Claim) error {
 	switch {
-	case len(token) > 0 && !l.proves(token):
+	case len(c.Token) > 0 && !l.proves(c.Token) && !l.sameLife(c):
 		return &FencedError{By: l.holder, Epoch: l.epoch}
-	case !l.taken(), steal, l.owns(id, token):
+	case !l.taken(), c.Steal, l.owns(id, c):
 		return nil
 	}
 	return l.busy()
@@ -216,10 +238,11 @@ func (l *lease) busy() error {
 
 // grant makes the caller, who was admitted, the holder; it reports whether that
 // is a change.
-func (l *lease) grant(id string, token []byte) (fresh bool) {
-	if l.owns(id, token) {
+func (l *lease) grant(id string, c *Claim) (fresh bool) {
+	if l.owns(id, c) {
 		return false
 	}
+	again := !l.taken() && l.sameLife(c)
 	name := id
 	if name == "" {
 		name = l.role.generated()
@@ -231,8 +254,11 @@ func (l *lease) grant(id string, token []byte) (fresh bool) {
 			l.tell(EventLeaseLost, *old, name)
 		}
 	}
-	l.epoch++
+	if !again {
+		l.epoch++
+	}
 	l.holder, l.named, l.token = name, id != "", newToken()
+	l.life, l.last = c.Life, ""
 	l.duration, l.kept, l.silent, l.force = 0, false, true, false
 	return true
 }
@@ -250,13 +276,16 @@ func (l *lease) announce() {
 func (l *lease) begin(id string, c *Claim, rest func()) *tenure {
 	t := &tenure{lease: l, call: c.Call, rest: rest, lost: make(chan struct{})}
 	// Two lives of one holder may share what was acquired; the epoch tells them.
-	if l.joins(id, c.Token) {
+	if l.joins(id, c) {
 		l.epoch++
 		if !l.kept && !c.Call {
 			l.token = newToken()
 		}
 	}
-	t.took = l.grant(id, c.Token)
+	t.took = l.grant(id, c)
+	if !c.Call {
+		l.life = c.Life
+	}
 	l.evict(ErrSuperseded)
 	l.pause()
 	l.tenure = t
@@ -269,6 +298,7 @@ func (l *lease) begin(id string, c *Claim, rest func()) *tenure {
 	if !c.Call {
 		l.announce()
 	}
+	l.save()
 	return t
 }
 
@@ -294,6 +324,7 @@ func (l *lease) leave(t *tenure, cleanly bool) {
 	}
 	l.tenure = nil
 	joined := t.call && !t.took
+	defer l.save()
 	switch {
 	case l.e.ep.Closing():
 		l.end(EventLeaseReleased, endpointIsClosed)
@@ -308,6 +339,7 @@ func (l *lease) leave(t *tenure, cleanly bool) {
 func (l *lease) wait() {
 	l.pause()
 	l.expires = time.Now().Add(l.duration)
+	defer l.save()
 	lapse := l.lapse
 	l.timer = time.AfterFunc(l.duration, func() {
 		l.e.mu.Lock()
@@ -331,7 +363,9 @@ func (l *lease) pause() {
 func (l *lease) end(as EventType, detail string) {
 	last := *l.look()
 	l.pause()
+	l.last, l.life = l.life, ""
 	l.holder, l.token = "", Token{}
+	l.save()
 	if !l.silent {
 		l.tell(as, last, detail)
 	}

@@ -17,21 +17,32 @@ type Pipe struct {
 	ends    [2]*Endpoint
 }
 
-// openPipe makes a pipe. With sealed, end 1 stays the daemon's for ever.
-func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, sealed bool) (*Pipe, error) {
+// A making is what a pipe is made for.
+type making struct {
+	// sealed: end 1 stays the daemon's for ever.
+	sealed bool
+	// order is where the pipe stands among those of its session.
+	order int
+	// process is whose start it is made for; "" for none.
+	process string
+	request string
+	digest  digest
+}
+
+// openPipe makes a pipe, and its record.
+func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, m making) (*Pipe, error) {
 	logSize := spec.LogSize
 	if logSize == 0 {
-		logSize = uint64(s.reg.cfg.LogSize) //nolint:gosec // validated
+		logSize = uint64(s.reg.config().LogSize) //nolint:gosec // validated
 	}
-	control, err := s.controlFile()
-	if err != nil {
+	if err := s.openable(); err != nil {
 		return nil, err
 	}
 	one, two, err := pipe.Open(s.reg.poller, pipe.Spec{
-		Control: control,
-		Kind:    kind, In: spec.In, Out: spec.Out, LogSize: logSize,
-		TailSize:   min(uint64(s.reg.cfg.TailSize), logSize), //nolint:gosec // validated
-		MaxMessage: s.reg.cfg.MaxMessageSize, Overflow: spec.Overflow, Sealed: sealed,
+		Control: s.control, Vault: s.vault(),
+		Kind: kind, In: spec.In, Out: spec.Out, LogSize: logSize,
+		TailSize:   min(uint64(s.reg.config().TailSize), logSize), //nolint:gosec // validated
+		MaxMessage: s.reg.config().MaxMessageSize, Overflow: spec.Overflow, Sealed: m.sealed,
 		Ended: func(end int, sent bool) { s.directionEnded(name, end, sent) },
 	})
 	if errors.Is(err, pipe.ErrClosed) { // its control file is
@@ -42,48 +53,49 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, sealed b
 	}
 	p := &Pipe{name: name, kind: kind, in: withName(spec.In), out: withName(spec.Out)}
 	for i, ep := range []*pipe.Endpoint{one, two} {
-		if p.ends[i], err = newEndpoint(s, p, i+1, ep); err == nil {
+		p.ends[i] = &Endpoint{session: s, pipe: p, num: i + 1, ep: ep}
+		if p.ends[i].ids, err = identity(ep); err == nil {
 			err = s.reg.checkReserve(ep)
 		}
 		if err != nil {
-			one.Close(true)
-			two.Close(true)
-			return nil, err
+			break
 		}
+	}
+	if err == nil {
+		err = s.put(prefixPipe+name, pipeRecord{Order: m.order, Slot: one.Slot(), Kind: kind, In: p.in, Out: p.out,
+			Ends: [2][]keeper.End{p.ends[0].ids, p.ends[1].ids}, For: m.process, Request: m.request, Digest: m.digest[:]})
+	}
+	if err != nil {
+		one.Close(true)
+		two.Close(true)
+		return nil, err
 	}
 	return p, nil
 }
 
-// controlFile returns the file that keeps what has to outlive the daemon of the
-// session's pipes, nil where logs are in memory.
-func (s *Session) controlFile() (*pipe.Control, error) {
+// unmake closes a pipe that never became part of the session.
+func (s *Session) unmake(p *Pipe) {
+	p.close()
+	s.strike(prefixPipe + p.name)
+}
+
+// openable refuses a pipe of a session that was deleted.
+func (s *Session) openable() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone {
-		return nil, fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
 	}
-	if !s.reg.cfg.KernelLogs {
-		return nil, nil
-	}
-	if n := len(s.controls); n > 0 && s.controls[n-1].Descriptor() >= 0 {
-		return s.controls[n-1], nil
-	}
-	control, err := pipe.NewControl()
-	if err != nil {
-		return nil, descriptorError(err)
-	}
-	s.controls = append(s.controls, control)
-	return control, nil
+	return nil
 }
 
-// closeControl closes that file once the pipes are closed; after that none can be
-// made.
-func (s *Session) closeControl() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.controls {
-		c.Close()
+// vault returns where the session's descriptors are kept; nil where logs are in
+// memory, because then nothing outlives the daemon.
+func (s *Session) vault() pipe.Vault {
+	if s.control == nil {
+		return nil
 	}
+	return vault{s.account}
 }
 
 // withName gives the default framing its name.

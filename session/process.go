@@ -10,14 +10,18 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
 )
 
 // A Process is a child of a session.
 type Process struct {
-	name     string
-	spec     *ProcessSpec
+	name string
+	// key names it with the keeper, order among those of its session.
+	key      uint32
+	order    int
+	args     []string
 	started  time.Time
 	child    keeper.Process
 	inherits []Inherit // besides its stdio
@@ -67,6 +71,7 @@ type launch struct {
 	name  string
 	pipes map[string]*Pipe // all that the process may inherit from
 	made  []*Pipe          // made for this start: its stdio
+	order func() int       // of the next pipe that is made
 	files []keeper.File
 	given []givenEnd
 	ends  []*Endpoint // what Inherits names, in its order
@@ -74,6 +79,7 @@ type launch struct {
 	// its number given out again.
 	copies []pipe.Copy
 	proc   *Process
+	digest digest // of the request, if it has an id
 }
 
 // stdioName returns the name of a pipe of the standard streams: with the
@@ -86,6 +92,8 @@ func (l *launch) stdioName(stream string) string {
 	owner := l.name[:min(len(l.name), maxName-1-len(stream))]
 	return freeName(owner+"."+stream, taken)
 }
+
+func (l *launch) making() making { return making{sealed: true, order: l.order(), process: l.name} }
 
 // stdio makes the pipes of the standard streams.
 func (l *launch) stdio() error {
@@ -100,7 +108,7 @@ func (l *launch) stdio() error {
 		kind = pipe.StdinOnly
 	}
 	if kind != 0 {
-		p, err := l.s.openPipe(l.stdioName("stdio"), &spec.Stdio, kind, true)
+		p, err := l.s.openPipe(l.stdioName("stdio"), &spec.Stdio, kind, l.making())
 		if err != nil {
 			return err
 		}
@@ -115,7 +123,7 @@ func (l *launch) stdio() error {
 		}
 	}
 	if spec.Stderr == StdioPipe {
-		p, err := l.s.openPipe(l.stdioName("stderr"), &spec.StderrPipe, pipe.OneWay, true)
+		p, err := l.s.openPipe(l.stdioName("stderr"), &spec.StderrPipe, pipe.OneWay, l.making())
 		if err != nil {
 			return err
 		}
@@ -190,10 +198,22 @@ func (l *launch) start(ctx context.Context) error {
 	}
 	l.null()
 	l.proc.started = time.Now()
-	child, err := l.s.reg.keeper.Start(ctx, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files})
+	// Whoever comes after this process learns from the record what was to be
+	// started, and from the keeper whether it was.
+	record := l.record()
+	if err := l.s.put(prefixProc+l.name, record); err != nil {
+		return err
+	}
+	failpoint.Hit("session.before-start")
+	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files})
 	if err != nil {
+		l.s.strike(prefixProc + l.name)
+		if gone := l.s.openable(); gone != nil {
+			return gone // its account was closed in the middle
+		}
 		return descriptorError(err)
 	}
+	failpoint.Hit("session.after-start")
 	l.proc.child = child
 	l.release()
 	for i, e := range l.ends {
@@ -208,7 +228,25 @@ func (l *launch) start(ctx context.Context) error {
 		p.ends[1].inherited(l.proc)
 		p.ends[1].handOver(l.proc)
 	}
+	record.Started = true
+	l.s.note(prefixProc+l.name, record)
 	return nil
+}
+
+// record returns what has to be known of the process by whoever finds it.
+func (l *launch) record() processRecord {
+	r := processRecord{Order: l.proc.order, Key: l.proc.key, Args: l.spec.Args, Created: l.proc.started, Inherits: l.spec.Inherits,
+		Request: l.spec.RequestID, Digest: l.digest[:]}
+	for _, e := range l.proc.inputs {
+		r.Inputs = append(r.Inputs, endRecord{Pipe: e.pipe.name, End: e.num})
+	}
+	for i, e := range l.ends {
+		r.Given = append(r.Given, endRecord{e.pipe.name, e.num, l.spec.Inherits[i].HandOver})
+	}
+	for _, p := range l.made {
+		r.Given = append(r.Given, endRecord{p.name, 2, true})
+	}
+	return r
 }
 
 // release closes the copies, which count as copies of their ends.

@@ -65,7 +65,7 @@ func (e *Endpoint) OpenReader(ctx context.Context, o ReaderOptions) (*Reader, er
 	if len(o.ID) > maxClientID {
 		return nil, argument("consumer id has %d bytes, at most %d are allowed", len(o.ID), maxClientID)
 	}
-	if err := o.check(e.session.reg.cfg.MaxLeaseDuration); err != nil {
+	if err := o.check(e.session.reg.config().MaxLeaseDuration); err != nil {
 		return nil, err
 	}
 	if o.Sent && !o.Observe {
@@ -113,7 +113,7 @@ func (r *Reader) take(o *ReaderOptions) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.leaseLocked(RoleConsumer)
-	if err := l.admit(o.ID, o.Token, o.Steal); err != nil {
+	if err := l.admit(o.ID, &o.Claim); err != nil {
 		return err
 	}
 	if !o.Force {

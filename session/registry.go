@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,8 +23,9 @@ import (
 
 // A Registry holds the sessions of one daemon. Close ends them all.
 type Registry struct {
-	cfg    Config
-	keeper keeper.Keeper
+	cfg    atomic.Pointer[Config]
+	link   *keeper.Link
+	null   *os.File // stands for what has no descriptor of its own
 	poller *pipe.Poller
 	log    *slog.Logger
 	limit  uint64 // descriptors
@@ -37,27 +40,58 @@ type Registry struct {
 	mu     sync.Mutex
 	byName map[string]*Session
 	byUID  map[string]*Session
+	lost   map[string]*LostError // by name and by uid
 	closed bool
 	busy   sync.WaitGroup // calls that make or delete something; none begins once closed
 }
 
-// New makes an empty registry. The keeper stays the caller's. The error is the
-// kernel's, when it refuses an epoll descriptor.
-func New(cfg Config, k keeper.Keeper, log *slog.Logger) (*Registry, error) {
-	poller, err := pipe.NewPoller()
+// New makes a registry of what the daemon before has left, whose descriptors it
+// takes over. The link stays the caller's. The error is the kernel's, or says that
+// sessions are there that only a later version understands; they are untouched
+// then.
+func New(cfg Config, link *keeper.Link, estate *keeper.Estate, log *slog.Logger) (*Registry, Recovered, error) {
+	r, err := newRegistry(cfg, link, log)
+	if err != nil {
+		return nil, Recovered{}, err
+	}
+	done, err := r.recover(estate)
+	if err != nil {
+		return nil, done, errors.Join(err, r.Leave())
+	}
+	r.background(r.sweep)
+	r.sweepSoon()
+	return r, done, nil
+}
+
+func newRegistry(cfg Config, link *keeper.Link, log *slog.Logger) (*Registry, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
+	poller, err := pipe.NewPoller()
+	if err != nil {
+		return nil, errors.Join(err, null.Close())
+	}
 	var rlim syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rlim); err != nil {
-		return nil, errors.Join(err, poller.Close())
+		return nil, errors.Join(err, poller.Close(), null.Close())
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	r := &Registry{cfg: cfg, keeper: k, poller: poller, log: log, limit: rlim.Cur, events: newEventLog(cfg.EventsRetained), stop: stop,
+	r := &Registry{link: link, null: null, poller: poller, log: log, limit: rlim.Cur, events: newEventLog(cfg.EventsRetained), stop: stop,
 		ctx: func() context.Context { return ctx }, swept: make(chan struct{}, 1),
-		byName: make(map[string]*Session), byUID: make(map[string]*Session)}
-	r.background(r.sweep)
+		byName: make(map[string]*Session), byUID: make(map[string]*Session), lost: make(map[string]*LostError)}
+	r.cfg.Store(&cfg)
 	return r, nil
+}
+
+func (r *Registry) config() *Config { return r.cfg.Load() }
+
+// Configure changes what holds from now on, for what is made from now on. Where
+// logs are kept, and how many events, stays as it is.
+func (r *Registry) Configure(cfg Config) {
+	cfg.KernelLogs, cfg.EventsRetained = r.config().KernelLogs, r.config().EventsRetained
+	r.cfg.Store(&cfg)
+	r.sweepSoon()
 }
 
 // background runs f, which Close joins; its context ends with Close. After that
@@ -113,7 +147,21 @@ func (r *Registry) Close(ctx context.Context) error {
 	r.wg.Wait()
 	err := r.poller.Close() // the last words of directions have been told
 	r.events.close()
-	return errors.Join(append(errs, err)...)
+	return errors.Join(append(errs, err, r.null.Close())...)
+}
+
+// Leave ends the registry and leaves its sessions as they are to the daemon that
+// comes next. The caller's process must end then: sessions still move bytes until
+// that.
+func (r *Registry) Leave() error {
+	r.mu.Lock()
+	r.closed = true
+	r.stop()
+	r.mu.Unlock()
+	r.busy.Wait()
+	r.wg.Wait()
+	r.events.close()
+	return nil
 }
 
 // shutDown ends the session gently until ctx ends.
@@ -173,7 +221,15 @@ func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.build(ctx, &spec); err != nil {
+		err = s.build(ctx, &spec)
+		if errors.Is(err, ErrDescriptors) && r.shedLogs() {
+			r.release(s)
+			if s, err = r.reserveName(&spec); err != nil {
+				return nil, err
+			}
+			err = s.build(ctx, &spec)
+		}
+		if err != nil {
 			r.release(s)
 			return nil, err
 		}
@@ -207,7 +263,10 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	if r.byName[name] != nil || r.byUID[name] != nil {
 		return nil, fmt.Errorf("%w: %s", ErrSessionExists, name)
 	}
-	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(), request: spec.RequestID}
+	content := digestOf(*spec)
+	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(),
+		request: spec.RequestID, digest: content[:]}
+	delete(r.lost, name)
 	r.byName[name], r.byUID[s.uid] = s, s
 	return s, nil
 }
@@ -237,8 +296,11 @@ func (r *Registry) remove(s *Session) bool {
 // Get returns a session by name or uid.
 func (r *Registry) Get(name string) (*Session, error) {
 	r.mu.Lock()
-	s := cmp.Or(r.byName[name], r.byUID[name])
+	s, lost := cmp.Or(r.byName[name], r.byUID[name]), r.lost[name]
 	r.mu.Unlock()
+	if s == nil && lost != nil {
+		return nil, lost
+	}
 	if s == nil || !s.built() {
 		return nil, fmt.Errorf("%w: %q", ErrSessionNotFound, name)
 	}
@@ -282,6 +344,13 @@ func (r *Registry) List(f Filter) []*Session {
 // killed and its pipes closed. The context bounds the waiting for that.
 func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 	s, err := r.Get(name)
+	if errors.Is(err, ErrLost) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		lost := r.lost[name]
+		maps.DeleteFunc(r.lost, func(_ string, l *LostError) bool { return l == lost })
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -320,7 +389,6 @@ func (r *Registry) Counts() (active, ended int) {
 // watch tells the exit of a process and has a look whether its session has
 // ended.
 func (r *Registry) watch(s *Session, p *Process) {
-	r.log.Info("process started", "session", s.name, "process", p.name, "pid", p.child.Pid())
 	r.background(func(ctx context.Context) {
 		if p.Wait(ctx) != nil && p.Running() {
 			return
@@ -343,7 +411,7 @@ func (r *Registry) sweepSoon() {
 
 // sweep removes sessions that have ended and expired, oldest end first.
 func (r *Registry) sweep(ctx context.Context) {
-	tick := time.NewTicker(min(max(r.cfg.EndedFor/8, 10*time.Millisecond), 15*time.Second))
+	tick := time.NewTicker(min(max(r.config().EndedFor/8, 10*time.Millisecond), 15*time.Second))
 	defer tick.Stop()
 	for {
 		select {
@@ -385,7 +453,7 @@ func (r *Registry) expired(now time.Time) []*Session {
 	slices.SortFunc(ended, func(a, b over) int { return a.since.Compare(b.since) })
 	var gone []*Session
 	for i, o := range ended {
-		if now.Sub(o.since) >= r.cfg.EndedFor || len(ended)-i > r.cfg.EndedMax {
+		if now.Sub(o.since) >= r.config().EndedFor || len(ended)-i > r.config().EndedMax {
 			gone = append(gone, o.s)
 		}
 	}

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 )
 
 func TestCloseWaitsForCallsUnderWay(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
-	reg, err := New(DefaultConfig(), k, log)
+	link := keepertest.Start(t)
+	reg, _, err := New(DefaultConfig(), link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func TestCloseWaitsForCallsUnderWay(t *testing.T) {
 	case <-time.After(50 * time.Millisecond): // long enough for a Close that does not wait
 	}
 	leave()
-	if err := errors.Join(<-closed, k.Close()); err != nil {
+	if err := <-closed; err != nil {
 		t.Error(err)
 	}
 	if _, err := reg.enter(); !errors.Is(err, ErrShutdown) {
@@ -39,8 +40,8 @@ func TestCloseWaitsForCallsUnderWay(t *testing.T) {
 
 func TestCreationThatIsOvertakenByCloseLeavesNoSession(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
-	reg, err := New(DefaultConfig(), k, log)
+	link := keepertest.Start(t)
+	reg, _, err := New(DefaultConfig(), link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,17 +56,17 @@ func TestCreationThatIsOvertakenByCloseLeavesNoSession(t *testing.T) {
 		t.Errorf("a session that nobody will end: %v", err)
 	}
 	leave()
-	if err := errors.Join(<-closed, k.Close()); err != nil {
+	if err := <-closed; err != nil {
 		t.Error(err)
 	}
 }
 
 func TestSessionIsNotSeenBeforeItIsBuilt(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
+	link := keepertest.Start(t)
 	cfg := DefaultConfig()
 	cfg.EndedMax = 0
-	reg, err := New(cfg, k, log)
+	reg, _, err := New(cfg, link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestSessionIsNotSeenBeforeItIsBuilt(t *testing.T) {
 	if got, err := reg.Get("x"); got != s {
 		t.Errorf("after that: %v", err)
 	}
-	if err := errors.Join(reg.Close(t.Context()), k.Close()); err != nil {
+	if err := reg.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -12,11 +12,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 	"github.com/piped-dev/piped/pipe"
 	"github.com/piped-dev/piped/session"
 )
 
 func TestMain(m *testing.M) {
+	keepertest.Main()
 	before := descriptors()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		// The poller of Go itself, opened by the first test, stays.
@@ -40,12 +42,12 @@ func descriptors() int {
 func newRegistry(t *testing.T, change func(*session.Config)) *session.Registry {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	k := keeper.New(log)
+	link := keepertest.Start(t)
 	cfg := session.DefaultConfig()
 	if change != nil {
 		change(&cfg)
 	}
-	reg, err := session.New(cfg, k, log)
+	reg, _, err := session.New(cfg, link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,9 +55,6 @@ func newRegistry(t *testing.T, change func(*session.Config)) *session.Registry {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := reg.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := k.Close(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -2,9 +2,10 @@ package session
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 )
 
@@ -16,13 +17,27 @@ type requests[Spec, Made any] struct {
 }
 
 type request[Spec, Made any] struct {
-	spec Spec
-	done chan struct{} // closed when made and err are final
-	made Made
-	err  error
+	digest digest        // of the spec
+	done   chan struct{} // closed when made and err are final
+	made   Made
+	err    error
 }
 
 const maxRequestID = 128
+
+// A digest stands for the content of a request, which may be large, and
+// outlives the daemon.
+type digest [sha256.Size]byte
+
+// digestOf returns the digest of a spec. Every field of a spec is exported and
+// can be written as JSON, whose maps are sorted.
+func digestOf(spec any) digest {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		panic(err) // a spec is plain data
+	}
+	return sha256.Sum256(text)
+}
 
 // errPanicked is what those get who wait for a call that panicked.
 var errPanicked = errors.New("the first call with this request id did not return")
@@ -38,11 +53,11 @@ func (r *requests[Spec, Made]) once(ctx context.Context, id string, spec Spec, f
 		return made, argument("request id has %d bytes, at most %d are allowed", len(id), maxRequestID)
 	}
 	for {
-		q, first := r.enter(id, spec)
+		q, first := r.enter(id, digestOf(spec))
 		if first {
 			return r.call(id, q, f)
 		}
-		if !reflect.DeepEqual(q.spec, spec) {
+		if q.digest != digestOf(spec) {
 			return made, fmt.Errorf("%w: %q", ErrRequestReused, id)
 		}
 		select {
@@ -60,18 +75,34 @@ func (r *requests[Spec, Made]) once(ctx context.Context, id string, spec Spec, f
 }
 
 // enter returns the request of that id, and whether this call made it.
-func (r *requests[Spec, Made]) enter(id string, spec Spec) (q *request[Spec, Made], first bool) {
+func (r *requests[Spec, Made]) enter(id string, content digest) (q *request[Spec, Made], first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if q, ok := r.m[id]; ok {
 		return q, false
 	}
+	q = &request[Spec, Made]{digest: content, done: make(chan struct{}), err: errPanicked}
+	r.putLocked(id, q)
+	return q, true
+}
+
+func (r *requests[Spec, Made]) putLocked(id string, q *request[Spec, Made]) {
 	if r.m == nil {
 		r.m = make(map[string]*request[Spec, Made])
 	}
-	q = &request[Spec, Made]{spec: spec, done: make(chan struct{}), err: errPanicked}
 	r.m[id] = q
-	return q, true
+}
+
+// recall enters a request that an earlier life of the daemon carried out.
+func (r *requests[Spec, Made]) recall(id string, content digest, made Made) {
+	if id == "" {
+		return
+	}
+	q := &request[Spec, Made]{digest: content, done: make(chan struct{}), made: made}
+	close(q.done)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.putLocked(id, q)
 }
 
 // call carries the first call of a request out.

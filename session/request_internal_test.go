@@ -54,11 +54,11 @@ func TestPanicOfTheFirstCallDoesNotKeepTheID(t *testing.T) {
 
 func TestDropFreesOnlyItsOwnRequest(t *testing.T) {
 	var r requests[string, int]
-	old, _ := r.enter("id", "spec")
+	old, _ := r.enter("id", digestOf("spec"))
 	r.drop("id", old)
-	current, first := r.enter("id", "spec")
+	current, first := r.enter("id", digestOf("spec"))
 	r.drop("id", old)
-	if got, again := r.enter("id", "spec"); !first || again || got != current {
+	if got, again := r.enter("id", digestOf("spec")); !first || again || got != current {
 		t.Error("a request that failed earlier freed the id of a later one")
 	}
 }

@@ -9,6 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/piped-dev/piped/failpoint"
+	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
 )
 
@@ -20,6 +24,12 @@ type Session struct {
 	labels  map[string]string
 	created time.Time
 	request string // id of the request that created it
+	digest  []byte // of that request
+	// account is what the keeper holds for it.
+	account *keeper.Account
+	// control keeps what has to outlive the daemon of the pipes, and the records;
+	// nil where logs are in memory.
+	control *pipe.Control
 
 	pipeRequests    requests[PipeSpec, *Pipe]
 	processRequests requests[ProcessSpec, *Process]
@@ -32,11 +42,10 @@ type Session struct {
 	procs []*Process
 	ended time.Time // zero while it is active
 	gone  bool      // deleted: nothing can be added any more
-	// controls keep what has to outlive the daemon of the pipes. There are none
-	// before the first pipe and where logs are in memory, and usually there is one:
-	// it gives its descriptor back when the session ends, and what is added to an
-	// ended session needs a new one.
-	controls []*pipe.Control
+	// shedLogs: its logs outlive the daemon no more.
+	shedLogs bool
+	// serial counts the pipes and processes that were ever made.
+	serial int
 
 	// toldEnded: the latest event about its state is that it has ended.
 	toldEnded atomic.Bool
@@ -109,6 +118,7 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 	if err := spec.check(); err != nil {
 		return nil, err
 	}
+	asked := spec
 	return s.pipeRequests.once(ctx, requestID, spec, func() (*Pipe, error) {
 		leave, err := s.reg.enter()
 		if err != nil {
@@ -120,7 +130,7 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 		if spec.Name == "" {
 			spec.Name = freeName("pipe", s.hasPipe)
 		}
-		p, err := s.makePipe(&spec, false, s.hasPipe)
+		p, err := s.makePipe(&spec, making{order: s.next(), request: requestID, digest: digestOf(asked)}, s.hasPipe)
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +138,7 @@ func (s *Session) CreatePipe(ctx context.Context, requestID string, spec PipeSpe
 	})
 }
 
-func (s *Session) makePipe(spec *PipeSpec, sealed bool, taken func(string) bool) (*Pipe, error) {
+func (s *Session) makePipe(spec *PipeSpec, m making, taken func(string) bool) (*Pipe, error) {
 	if taken(spec.Name) {
 		return nil, fmt.Errorf("%w: %q in session %s", ErrPipeExists, spec.Name, s.name)
 	}
@@ -136,8 +146,19 @@ func (s *Session) makePipe(spec *PipeSpec, sealed bool, taken func(string) bool)
 	if kind == 0 {
 		kind = pipe.Duplex
 	}
-	return s.openPipe(spec.Name, spec, kind, sealed)
+	return s.openPipe(spec.Name, spec, kind, m)
 }
+
+// next numbers what is made in the session, from well above what it is created with.
+func (s *Session) next() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serial++
+	return createdWith + s.serial
+}
+
+// createdWith is more than a session can be created with of pipes or processes.
+const createdWith = 1 << 20
 
 // add makes pipes and a process part of the session; if the session was deleted
 // meanwhile they are ended and the error is ErrSessionNotFound.
@@ -156,6 +177,13 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 	}
 	first := !s.ready
 	s.ready = true
+	if first {
+		if err := s.put(keySession, s.recordLocked()); err != nil {
+			s.ready = false
+			return err
+		}
+		failpoint.Hit("session.after-ready")
+	}
 	s.pipes = append(s.pipes, pipes...)
 	if proc != nil {
 		s.procs = append(s.procs, proc)
@@ -163,6 +191,7 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 	s.ended = time.Time{}
 	s.tellAdded(first, pipes, proc)
 	if proc != nil {
+		s.reg.log.Info("process started", "session", s.name, "process", proc.name, "pid", proc.child.Pid())
 		s.reg.watch(s, proc)
 	}
 	return nil
@@ -182,6 +211,8 @@ func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process,
 		s.starting.Lock()
 		defer s.starting.Unlock()
 		l := s.launch(&spec, nil)
+		l.order, l.proc.order = s.next, s.next()
+		l.proc.key, l.digest = uint32(l.proc.order), digestOf(spec) //nolint:gosec // a small number
 		if err := l.run(ctx); err != nil {
 			return nil, err
 		}
@@ -200,7 +231,7 @@ func (s *Session) launch(spec *ProcessSpec, fresh []*Pipe) *launch {
 		l.pipes[p.name] = p
 	}
 	s.mu.Unlock()
-	l.proc = &Process{name: l.name, spec: spec, inherits: spec.Inherits}
+	l.proc = &Process{name: l.name, args: spec.Args, inherits: spec.Inherits}
 	return l
 }
 
@@ -222,7 +253,7 @@ func (l *launch) run(ctx context.Context) error {
 	l.release()
 	if err != nil {
 		for _, p := range l.made {
-			p.close()
+			l.s.unmake(p)
 		}
 	}
 	return err
@@ -236,20 +267,23 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 			for _, p := range pipes {
 				p.close()
 			}
-			s.closeControl()
+			s.leave()
 		}
 	}()
+	if err := s.open(); err != nil {
+		return err
+	}
 	taken := func(name string) bool {
 		return slices.ContainsFunc(pipes, func(p *Pipe) bool { return p.name == name })
 	}
 	named := func(name string) bool {
 		return taken(name) || slices.ContainsFunc(spec.Pipes, func(p PipeSpec) bool { return p.Name == name })
 	}
-	for _, ps := range spec.Pipes {
+	for i, ps := range spec.Pipes {
 		if ps.Name == "" {
 			ps.Name = freeName("pipe", named)
 		}
-		p, err := s.makePipe(&ps, spec.sealed(ps.Name), taken)
+		p, err := s.makePipe(&ps, making{sealed: spec.sealed(ps.Name), order: len(stdioFirst) + i}, taken)
 		if err != nil {
 			return err
 		}
@@ -259,10 +293,62 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 		return s.add(pipes, nil)
 	}
 	l := s.launch(spec.Process, pipes)
+	stdio := 0
+	l.order = func() int { stdio++; return stdio - 1 }
 	if err := l.run(ctx); err != nil {
 		return err
 	}
 	return s.add(append(l.made, pipes...), l.proc)
+}
+
+// stdioFirst are the pipes that stand before those that a session is created with.
+var stdioFirst = [...]string{"stdio", "stderr"}
+
+// open takes what the session itself needs: an account and, unless logs are in
+// memory, a control file.
+func (s *Session) open() error {
+	uid, err := uuid.Parse(s.uid)
+	if err != nil {
+		return err
+	}
+	account, err := s.reg.link.Enter(keeper.UID(uid), s.name)
+	if err != nil {
+		return err
+	}
+	var control *pipe.Control
+	if !s.reg.config().KernelLogs {
+		// What the keeper holds of the session then says that it was there.
+		err = account.Put(keeper.Item{Key: memoryKey, FD: int(s.reg.null.Fd())})
+	} else {
+		control, err = pipe.NewControl(vault{account})
+	}
+	if err != nil {
+		account.Leave()
+		return descriptorError(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account, s.control = account, control
+	if s.gone { // whoever ended it found nothing to give back; build does
+		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+	}
+	return s.put(keySession, s.recordLocked())
+}
+
+// memoryKey names what stands for a session whose logs are in memory.
+const memoryKey = 1 << 31
+
+// leave gives back what open has taken; nothing of the session runs any more.
+func (s *Session) leave() {
+	s.mu.Lock()
+	account, control := s.account, s.control
+	s.mu.Unlock()
+	if control != nil {
+		control.Close()
+	}
+	if account != nil {
+		account.Leave()
+	}
 }
 
 // sealed reports whether end 1 of a pipe can be the daemon's for ever: its end
@@ -307,6 +393,9 @@ func (s *Session) endedLocked() (since time.Time, ended bool) {
 	}
 	if s.ended.IsZero() {
 		s.ended = time.Now()
+		if s.ready && !s.gone {
+			s.note(keySession, s.recordLocked())
+		}
 		s.tellEnded()
 	}
 	return s.ended, true
@@ -329,14 +418,30 @@ func (s *Session) shed() {
 			}
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ended := s.endedLocked(); !ended {
-		return // something was added just now
+}
+
+// shedLogs gives the descriptors of the logs of ended sessions back, when there are
+// too few: what is unread stays, and does not outlive the daemon. It reports
+// whether there were any.
+func (r *Registry) shedLogs() (some bool) {
+	for _, s := range r.List(Filter{}) {
+		if _, ended := s.Ended(); !ended {
+			continue
+		}
+		s.shed()
+		s.mu.Lock()
+		if !s.shedLogs {
+			s.shedLogs, some = true, true
+			s.note(keySession, s.recordLocked())
+			for _, p := range s.pipes {
+				for _, e := range p.ends {
+					e.ep.RetireLogs()
+				}
+			}
+		}
+		s.mu.Unlock()
 	}
-	for _, c := range s.controls {
-		c.Retire()
-	}
+	return some
 }
 
 // withdraw lets nothing be added any more, if the session has ended or with force.
@@ -347,6 +452,7 @@ func (s *Session) withdraw(force bool) bool {
 		return false
 	}
 	s.gone = true
+	s.note(keySession, s.recordLocked())
 	return true
 }
 
@@ -355,8 +461,11 @@ func (s *Session) withdraw(force bool) bool {
 func (s *Session) end(ctx context.Context) error {
 	s.mu.Lock()
 	s.gone = true
+	s.note(keySession, s.recordLocked())
 	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
 	s.mu.Unlock()
+	failpoint.Hit("session.mid-end")
+	defer s.leave()
 	var errs []error
 	for _, p := range procs {
 		if err := p.Signal(killSignal); err != nil && !errors.Is(err, ErrExited) {
@@ -366,7 +475,6 @@ func (s *Session) end(ctx context.Context) error {
 	for _, p := range pipes {
 		p.shut()
 	}
-	s.closeControl() // it stays as long as an end needs it
 	for _, p := range procs {
 		if err := p.Wait(ctx); err != nil {
 			return errors.Join(append(errs, err)...)

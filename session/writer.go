@@ -4,46 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/piped-dev/piped/pipe"
 )
-
-// A writerRecord is what is remembered of a writer id.
-type writerRecord struct {
-	id    string
-	epoch uint64
-	next  uint64 // sequence number of the next message; in raw, of the next byte
-	kept  bool   // among those of its endpoint
-}
-
-// writerRecords remembers writers, least recent first. It is short enough to be
-// searched.
-type writerRecords []*writerRecord
-
-// get returns the record of id, a new one if it is not remembered.
-func (r *writerRecords) get(id string) *writerRecord {
-	i := slices.IndexFunc(*r, func(w *writerRecord) bool { return w.id == id })
-	if i < 0 {
-		return &writerRecord{id: id, next: 1}
-	}
-	rec := (*r)[i]
-	*r = append(slices.Delete(*r, i, i+1), rec)
-	return rec
-}
-
-// keep remembers a record once it says more than a new one would, so that ids
-// under which nothing was sent push nobody out.
-func (r *writerRecords) keep(rec *writerRecord) {
-	if rec.kept || rec.id == "" || rec.epoch == 0 && rec.next == 1 {
-		return
-	}
-	if len(*r) >= maxWriters {
-		*r = slices.Delete(*r, 0, 1)
-	}
-	rec.kept = true
-	*r = append(*r, rec)
-}
 
 // A Writer has the right to send into an endpoint. Close it.
 type Writer struct {
@@ -76,7 +39,7 @@ func (e *Endpoint) OpenWriter(o WriterOptions) (*Writer, error) {
 	if len(o.ID) > maxClientID {
 		return nil, argument("writer id has %d bytes, at most %d are allowed", len(o.ID), maxClientID)
 	}
-	if err := o.check(e.session.reg.cfg.MaxLeaseDuration); err != nil {
+	if err := o.check(e.session.reg.config().MaxLeaseDuration); err != nil {
 		return nil, err
 	}
 	out, err := e.outbox()
@@ -86,7 +49,7 @@ func (e *Endpoint) OpenWriter(o WriterOptions) (*Writer, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l := e.leaseLocked(RoleWriter)
-	if err := l.admit(o.ID, o.Token, o.Steal); err != nil {
+	if err := l.admit(o.ID, &o.Claim); err != nil {
 		return nil, err
 	}
 	rec := e.records.get(o.ID)
@@ -94,10 +57,13 @@ func (e *Endpoint) OpenWriter(o WriterOptions) (*Writer, error) {
 		return nil, &FencedError{By: o.ID, Epoch: rec.epoch}
 	}
 	rec.epoch = o.Epoch
-	e.records.keep(rec)
+	e.remember(rec)
+	if err := e.sendAs(rec, out); err != nil {
+		return nil, err
+	}
 	w := &Writer{e: e, out: out, rec: rec, raw: e.Framing(false).Name == "raw"}
 	w.tenure = l.begin(o.ID, &o.Claim, nil)
-	w.shift = out.Info().Committed.Message - rec.next
+	w.shift = out.Info().Accepted.Message - rec.next
 	w.changed, w.stop = out.Watch()
 	return w, nil
 }
@@ -293,7 +259,7 @@ func (w *Writer) tryAppend(part pipe.Part) error {
 	case !part.More:
 		w.rec.next++
 	}
-	w.e.records.keep(w.rec)
+	w.e.remember(w.rec)
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 const (
 	saysLost  = "pipectl: note: the connection to the daemon is lost; trying again\n"
 	saysAgain = "pipectl: note: connected again\n"
+	lostBoth  = "pipectl: hint: the daemon and its keeper were killed together; "
 )
 
 // A screen is what a command has written so far.
@@ -123,14 +124,14 @@ func TestWhoFollowsIsToldThatTheDaemonIsGoneAndGoesOnWithTheNext(t *testing.T) {
 		t.Errorf("pipe exits with %d: %s", code, errOut.String())
 	}
 	following["events"].says(&following["events"].out, "next")
-	// The session ended with its daemon.
+	// The session was lost with both who kept it.
 	for _, name := range []string{"tail", "record"} {
 		b := following[name]
-		if code := <-b.exited; code != exitError || !strings.Contains(b.errOut.String(), "no such session") {
+		if code := <-b.exited; code != exitError || !strings.Contains(b.errOut.String(), lostBoth) {
 			t.Errorf("%s exits with %d: %s", name, code, b.errOut.String())
 		}
 	}
-	eventually(t, contains(`{"reason":"failed","detail":"no such session`))
+	eventually(t, contains(`{"reason":"failed","detail":"session lost`))
 }
 
 func TestWhoIsWaitedForGivesUpSomeTimeAfterTheDaemonIsGone(t *testing.T) {

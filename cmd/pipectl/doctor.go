@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/piped-dev/piped/client"
@@ -28,7 +29,32 @@ type diagnosis struct {
 	Passed     bool      `json:"passed"`
 	Durability string    `json:"durability,omitempty"`
 	Promise    string    `json:"promise,omitempty"`
+	Survival   *survival `json:"survival,omitempty"`
 	Checks     []finding `json:"checks"`
+}
+
+// A survival says what outlives the daemon, and what did.
+type survival struct {
+	Survives   bool   `json:"survives"`
+	Reason     string `json:"reason,omitempty"`
+	FrontEpoch uint64 `json:"front_epoch"`
+	// KeeperPid is 0 where there is no keeper.
+	KeeperPid     int32  `json:"keeper_pid"`
+	KeeperVersion string `json:"keeper_version,omitempty"`
+	// Pause of the last restart, in seconds; 0 where it is not known, or where there
+	// was none. Recovered and Lost count its sessions.
+	Pause     float64 `json:"pause"`
+	Recovered uint32  `json:"recovered"`
+	Lost      uint32  `json:"lost"`
+}
+
+func survivalOf(info *pipedv1.GetServerInfoResponse) *survival {
+	restart := info.GetLastRestart()
+	return &survival{
+		Survives: info.GetSurvivesDaemonDeath(), Reason: info.GetSurvivalReason(), FrontEpoch: info.GetFrontEpoch(),
+		KeeperPid: info.GetKeeper().GetPid(), KeeperVersion: info.GetKeeper().GetVersion(),
+		Pause: restart.GetPause().AsDuration().Seconds(), Recovered: restart.GetRecoveredSessions(), Lost: restart.GetLostSessions(),
+	}
 }
 
 func (d *diagnosis) add(found finding) {
@@ -78,7 +104,11 @@ func (f *factory) diagnose(ctx context.Context) *diagnosis {
 	for _, check := range info.GetChecks() {
 		d.add(finding{Name: check.GetName(), Passed: check.GetPassed(), Detail: check.GetDetail()})
 	}
-	d.Durability, d.Promise = durabilityText(info), promise(info.GetDurability())
+	d.add(keeperFinding(info))
+	if info.GetLastRestart() != nil {
+		d.add(restartFinding(info.GetLastRestart()))
+	}
+	d.Durability, d.Promise, d.Survival = durabilityText(info), promise(info), survivalOf(info)
 	return d
 }
 
@@ -118,13 +148,48 @@ func sessionsFinding(info *pipedv1.GetServerInfoResponse) finding {
 	return found
 }
 
+// keeperFinding says whether sessions outlive the daemon now.
+func keeperFinding(info *pipedv1.GetServerInfoResponse) finding {
+	found := finding{Name: "keeper", Detail: fmt.Sprintf("%s; front epoch %d", keeperText(info.GetKeeper()), info.GetFrontEpoch())}
+	switch k := info.GetKeeper(); {
+	case k.GetAwaySince() != nil:
+		found.Advice = "while it is away the end of the daemon is the end of its sessions: see the log of piped for why it does not come back"
+	case k == nil && info.GetDurability() == pipedv1.Durability_DURABILITY_KERNEL:
+		found.Advice = "without it the end of the daemon is the end of its sessions: install piped-keeper beside piped"
+	case k != nil && releaseOf(k.GetVersion()) != releaseOf(info.GetVersion()):
+		// It outlives upgrades of the daemon, and speaks to older and newer ones.
+		found.Passed = true
+		found.Detail += "; another version than piped, which is no harm"
+	default:
+		found.Passed = true
+	}
+	return found
+}
+
+// releaseOf is a version that can be compared: builds without one say so in two ways.
+func releaseOf(version string) string { return strings.Trim(version, "()") }
+
+// restartFinding tells of the last restart. Sessions that were lost are no fault
+// that lasts.
+func restartFinding(r *pipedv1.Restart) finding {
+	found := finding{Name: "restart", Passed: true, Detail: restartText(r)}
+	if r.GetLostSessions() > 0 {
+		found.Advice = "pipectl inspect NAME says why a session was lost"
+	}
+	return found
+}
+
 // promise says in a sentence what outlives which loss.
-func promise(d pipedv1.Durability) string {
+func promise(info *pipedv1.GetServerInfoResponse) string {
 	const clients = "The loss of clients and connections loses nothing, doubles nothing and reorders nothing"
-	switch d {
+	switch info.GetDurability() {
 	case pipedv1.Durability_DURABILITY_MEMORY:
 		return clients + "; what is in the daemon is in its memory, and is lost with it."
 	case pipedv1.Durability_DURABILITY_KERNEL:
+		if info.GetSurvivesDaemonDeath() {
+			return clients + ", and neither does the death of the daemon, by SIGKILL at any instant, or the death of its keeper: the next one goes on. " +
+				"Both killed together, and a restart of the machine, lose sessions, and say so."
+		}
 		return clients + "; what is in the daemon is kept in the kernel, exact at every instant, but only the daemon holds it, so sessions still end with the daemon."
 	default:
 		return "This daemon makes a promise that this pipectl does not know."

@@ -60,7 +60,6 @@ func eventsRun(ctx context.Context, f *factory, c *client.Client, opts *eventsOp
 	req := &pipedv1.WatchSessionsRequest{
 		ResumeToken: opts.resume, NamePrefix: opts.prefix, Labels: labels, Retained: true, StopAtNow: !opts.follow,
 	}
-	f.connection.goOn(true)
 	for resp, err := range c.Watch(ctx, req) {
 		if err != nil {
 			return err

@@ -75,13 +75,17 @@ var hints = map[client.Reason]string{
 	client.ErrDescriptorLimit:      "remove sessions with pipectl rm, or start piped with a higher limit of open files (ulimit -n)",
 	client.ErrUnfinishedMessage:    "part of a message was sent: go on with it through the API, or pipectl close the endpoint",
 	client.ErrBrokenPipe:           "nobody reads the other end any more: pipectl inspect NAME shows how it ended",
+	client.ErrSessionLost:          "what it had is gone, and its processes were killed; pipectl doctor says what survives here",
+	client.ErrKeeperAway:           "nothing was changed: try again; pipectl doctor says how the keeper is",
+	client.ErrSignalUncertain:      "pipectl inspect NAME shows whether it did anything; send it again if twice does no harm",
+	client.ErrStartUncertain:       "the program may have run for a moment; start it again if twice does no harm",
 	client.ErrEndpointSealed:       "its other end was handed over to a process; make a pipe of its own with pipectl pipe",
 }
 
 // hint returns the next step after an error, or nothing.
 func hint(err error) string {
 	if reason, ok := errors.AsType[client.Reason](err); ok {
-		return expiryText(err) + hints[reason]
+		return expiryText(err) + lossText(err) + hints[reason]
 	}
 	switch {
 	case errors.Is(err, client.ErrNotTrusted):
@@ -115,6 +119,26 @@ func expiryText(err error) string {
 		return ""
 	}
 	return "it has that until " + until.Format(time.RFC3339) + "; "
+}
+
+// losses say why a session was lost.
+var losses = map[string]string{
+	"LOST_BOTH":    "the daemon and its keeper were killed together",
+	"LOST_MEMORY":  "its logs were in the memory of a daemon that was killed",
+	"LOST_REBOOT":  "the machine was started anew",
+	"LOST_CORRUPT": "what was kept of it does not fit together, and the daemon's log says more",
+}
+
+// lossText says why a session was lost, if it was.
+func lossText(err error) string {
+	known, ok := errors.AsType[*client.Error](err)
+	if !ok || known.Reason != client.ErrSessionLost {
+		return ""
+	}
+	if text := losses[known.Metadata["why"]]; text != "" {
+		return text + "; "
+	}
+	return ""
 }
 
 func isBadAddress(err error) bool {

@@ -17,8 +17,8 @@ func newInfoCmd(f *factory) *cobra.Command {
 		Use:   "info",
 		Short: "Show what the daemon says of itself",
 		Long: `Show the daemon's version and limits, how many sessions it has, what survives which
-loss and why, and what it found out about its kernel at its start. "pipectl doctor"
-judges that.`,
+loss and why, who keeps them while it is dead, how it followed the daemon before, and
+what it found out about its kernel at its start. "pipectl doctor" judges that.`,
 		Example: `  pipectl info
   pipectl info -o json | jq .limits`,
 		Args: arguments(),
@@ -46,6 +46,10 @@ judges that.`,
 			{"ended sessions", info.GetEndedSessions()},
 			{"most sessions", limits.GetMaxSessions()},
 			{"durability", durabilityText(info)},
+			{"survives its death", survivalText(info)},
+			{"front epoch", info.GetFrontEpoch()},
+			{"keeper", keeperText(info.GetKeeper())},
+			{"last restart", restartText(info.GetLastRestart())},
 			{"features", strings.Join(info.GetFeatures(), " ")},
 			{"part size", limits.GetPartSize()},
 			{"message size", limits.GetMaxMessageSize()},
@@ -74,6 +78,42 @@ func durabilityText(info *pipedv1.GetServerInfoResponse) string {
 		text += ": " + reason
 	}
 	return text
+}
+
+// survivalText says whether sessions outlive the daemon, and why.
+func survivalText(info *pipedv1.GetServerInfoResponse) string {
+	text := "no"
+	if info.GetSurvivesDaemonDeath() {
+		text = "yes"
+	}
+	if reason := info.GetSurvivalReason(); reason != "" {
+		text += ": " + reason
+	}
+	return text
+}
+
+// keeperText says who keeps sessions while the daemon is dead.
+func keeperText(k *pipedv1.Keeper) string {
+	switch {
+	case k == nil:
+		return "none"
+	case k.GetAwaySince() != nil:
+		return "away since " + k.GetAwaySince().AsTime().Format(time.RFC3339)
+	default:
+		return fmt.Sprintf("%s, pid %d, since %s", k.GetVersion(), k.GetPid(), k.GetStartTime().AsTime().Format(time.RFC3339))
+	}
+}
+
+// restartText says how this daemon followed another one.
+func restartText(r *pipedv1.Restart) string {
+	if r == nil {
+		return "none"
+	}
+	text := r.GetTime().AsTime().Format(time.RFC3339)
+	if pause := r.GetPause(); pause != nil {
+		text += ", after a pause of " + pause.AsDuration().Round(time.Millisecond/10).String()
+	}
+	return fmt.Sprintf("%s, %s found again, %d lost", text, countText(uint64(r.GetRecoveredSessions()), "session"), r.GetLostSessions())
 }
 
 // checkText says what came of a check.

@@ -135,6 +135,8 @@ func exitOf(process *pipedv1.Process) error {
 	switch {
 	case exit.GetSignal() != "":
 		return &codedError{code: exitCode(128 + exit.GetSignalNumber())}
+	case exit.GetUnknown():
+		return &codedError{code: exitFailed, err: fmt.Errorf("%s has exited, and nobody can tell how: the keeper died before it", process.GetName())}
 	case exit.GetCode() != 0:
 		return &codedError{code: exitCode(exit.GetCode())}
 	default:

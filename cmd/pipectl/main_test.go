@@ -42,7 +42,7 @@ var daemonDir = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	sharedDir = dir
-	out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "piped"), "github.com/piped-dev/piped/cmd/piped").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", dir+"/", "github.com/piped-dev/piped/cmd/piped", "github.com/piped-dev/piped/cmd/piped-keeper").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
@@ -99,10 +99,7 @@ func stopSpawned(t *testing.T, addr string) {
 	if err := syscall.Kill(int(info.GetPid()), syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		t.Error(err)
 	}
-	eventually(t, func() bool {
-		_, err := client.FindAddress(ctx, addr)
-		return err != nil
-	})
+	eventually(t, func() bool { return isDead(int(info.GetPid())) && isDead(int(info.GetKeeper().GetPid())) })
 }
 
 // waitSocket waits until a daemon answers at PIPED_ADDR.

@@ -63,7 +63,6 @@ func recordRun(ctx context.Context, f *factory, e *client.Endpoint, opts *record
 	if opts.retained {
 		recorderOpts.ReconnectFor = comeBackFor
 	}
-	f.connection.goOn(true)
 	recorder, err := e.NewRecorder(ctx, recorderOpts)
 	if err != nil {
 		return err

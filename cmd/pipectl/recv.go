@@ -81,7 +81,6 @@ func recvRun(ctx context.Context, f *factory, e *client.Endpoint, opts *recvOpti
 	if !opts.follow {
 		readerOpts.MaxUnackedMessages = opts.count
 	}
-	f.connection.goOn(true)
 	r, err := e.NewReader(ctx, readerOpts)
 	if err != nil {
 		return err

@@ -117,7 +117,6 @@ func replayRun(ctx context.Context, f *factory, e *client.Endpoint, recording *r
 		ctx, cancel = context.WithTimeout(ctx, opts.timeout)
 		defer cancel()
 	}
-	f.connection.goOn(true)
 	err = replay(ctx, e, recording, contents, opts)
 	if errors.Is(err, context.DeadlineExceeded) && whole.Err() == nil {
 		return timeoutError("the replay was not over after %v", opts.timeout)

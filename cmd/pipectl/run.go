@@ -14,8 +14,12 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// cleanupTimeout bounds the removal of the session.
-const cleanupTimeout = 10 * time.Second
+// cleanupTimeout bounds the removal of the session, and goneTimeout where the daemon
+// was waited for in vain.
+const (
+	cleanupTimeout = 10 * time.Second
+	goneTimeout    = time.Second
+)
 
 type runOptions struct {
 	processFlags
@@ -93,9 +97,13 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	j := &job{f: f, client: c, session: session.GetName(), raw: opts.framing == rawFraming, timeout: opts.timeout}
 	err = j.run(ctx, signals)
 
-	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	patience := cleanupTimeout
+	if isGone(err) {
+		patience = goneTimeout // it was waited for already
+	}
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	if gone := c.Delete(clean, j.session, true); gone != nil && !errors.Is(gone, client.ErrSessionNotFound) {
+	if gone := c.Delete(clean, session.GetUid(), true); gone != nil && !errors.Is(gone, client.ErrSessionNotFound) {
 		f.tell("note", fmt.Sprintf("session %s may still be there: %v", j.session, gone))
 	}
 	return err

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 )
 
 // newDaemon starts a daemon for one test, and returns its address and how to
-// kill it.
+// kill it together with its keeper: sessions survive less than both.
 func newDaemon(t *testing.T) (addr string, kill func()) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "pc") //nolint:usetesting // the path of a socket has little room
@@ -42,16 +43,57 @@ func daemonAt(t *testing.T, addr string) (kill func()) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill = func() {
-		_ = cmd.Process.Kill()
+	reaped := make(chan struct{})
+	go func() {
 		_ = cmd.Wait()
-	}
-	t.Cleanup(kill)
+		close(reaped)
+	}()
+	t.Cleanup(func() {
+		stopSpawned(t, addr)
+		_ = cmd.Process.Kill() // where it never answered
+		<-reaped
+	})
 	eventually(t, func() bool {
 		_, err := client.FindAddress(t.Context(), addr)
 		return err == nil
 	})
-	return kill
+	return func() { killBoth(t, addr) }
+}
+
+// pids asks for the processes of whoever serves now.
+func pids(t *testing.T, addr string) (daemon, keeper int) {
+	t.Helper()
+	c, err := client.Dial(t.Context(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	info, err := c.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(info.GetPid()), int(info.GetKeeper().GetPid())
+}
+
+// killBoth kills daemon and keeper at one instant, so that neither can save what
+// the other had.
+func killBoth(t *testing.T, addr string) {
+	t.Helper()
+	daemon, keeper := pids(t, addr)
+	if err := errors.Join(syscall.Kill(daemon, syscall.SIGSTOP), syscall.Kill(keeper, syscall.SIGKILL), syscall.Kill(daemon, syscall.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool { return isDead(daemon) && isDead(keeper) })
+}
+
+// isDead says whether a process is gone, or waits only to be reaped.
+func isDead(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(state, "Z")
 }
 
 // eventually waits for a condition.

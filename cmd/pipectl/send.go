@@ -81,7 +81,6 @@ it. --steal takes the right to send from the client that has it.`,
 		if err != nil {
 			return err
 		}
-		f.connection.goOn(true)
 		w, err := c.Endpoint(ref).NewWriter(ctx, client.WriterOptions{
 			ID: clientName(), Level: pipedv1.AckLevel(opts.wait), LeaseToken: token, LeaseDuration: noLease, Steal: opts.lease.steal,
 			ReconnectFor: comeBackFor,

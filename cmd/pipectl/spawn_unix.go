@@ -130,7 +130,7 @@ func stateDirectory() (string, error) {
 		base = filepath.Join(home, ".local", "state")
 	}
 	dir := filepath.Join(base, "piped")
-	return dir, os.MkdirAll(dir, 0o700) //nolint:gosec // the user names it
+	return dir, os.MkdirAll(dir, 0o700)
 }
 
 // daemonProgram finds piped: beside pipectl, then in PATH.

@@ -46,7 +46,6 @@ kernel, where a program that inherits the end would find it.`,
 		if !follow {
 			readerOpts.ReconnectFor = comeBackFor
 		}
-		f.connection.goOn(true)
 		r, err := c.Endpoint(ref).NewReader(ctx, readerOpts)
 		if err != nil {
 			return err

@@ -91,6 +91,8 @@ func exitText(process *pipedv1.Process) string {
 		return "signal " + exit.GetSignal() + " (core dumped)"
 	case exit.GetSignal() != "":
 		return "signal " + exit.GetSignal()
+	case exit.GetUnknown():
+		return "exit unknown"
 	default:
 		return fmt.Sprintf("exit %d", exit.GetCode())
 	}

@@ -1,6 +1,22 @@
 package main
 
-import "testing"
+import (
+	"errors"
+	"testing"
+
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+)
+
+func TestExitThatNobodyKnowsIsNotAnExitWithZero(t *testing.T) {
+	p := &pipedv1.Process{Name: "calc", State: pipedv1.Process_STATE_EXITED, Exit: &pipedv1.Exit{Status: &pipedv1.Exit_Unknown{Unknown: true}}}
+	if got := exitText(p); got != "exit unknown" {
+		t.Errorf("got %q", got)
+	}
+	coded, ok := errors.AsType[*codedError](exitOf(p))
+	if !ok || coded.code != exitFailed || coded.err == nil {
+		t.Errorf("got %v, want exit code 125 and why", coded)
+	}
+}
 
 func TestTextOfOthersCannotActOnATerminal(t *testing.T) {
 	for given, want := range map[string]string{

@@ -29,6 +29,13 @@ type config struct {
 	HeartbeatInterval duration        `mapstructure:"heartbeat_interval" yaml:"heartbeat_interval"`
 	ShutdownGrace     duration        `mapstructure:"shutdown_grace" yaml:"shutdown_grace"`
 	IdleExit          duration        `mapstructure:"idle_exit" yaml:"idle_exit"`
+	Keeper            keeperConfig    `mapstructure:"keeper" yaml:"keeper"`
+	SessionsAtExit    string          `mapstructure:"sessions_at_exit" yaml:"sessions_at_exit"`
+}
+
+type keeperConfig struct {
+	Program string `mapstructure:"program" yaml:"program"`
+	Socket  string `mapstructure:"socket" yaml:"socket"`
 }
 
 type logConfig struct {
@@ -76,6 +83,8 @@ func defaultConfig() config {
 		HeartbeatInterval: duration(o.HeartbeatInterval),
 		ShutdownGrace:     duration(o.ShutdownGrace),
 		IdleExit:          0,
+		Keeper:            keeperConfig{Program: keeperAuto},
+		SessionsAtExit:    sessionsEnd,
 	}
 }
 
@@ -118,6 +127,9 @@ func settings() []setting {
 		{"heartbeat_interval", "heartbeat-interval", "longest silence on a stream, as a `DURATION`", d.HeartbeatInterval},
 		{"shutdown_grace", "shutdown-grace", "`DURATION` that sessions, and then streams, get to end in at shutdown", d.ShutdownGrace},
 		{"durability", "durability", "keep logs in `WHAT`: kernel objects that can outlive the daemon, memory, or auto, which is kernel where that works", d.Durability},
+		{"keeper.program", "keeper-program", "start `PROGRAM` as the keeper: auto finds piped-keeper, none leaves it to a service manager", d.Keeper.Program},
+		{"keeper.socket", "keeper-socket", "`PATH` of the keeper's socket (default: beside the first address)", d.Keeper.Socket},
+		{"sessions_at_exit", "sessions-at-exit", "`WHAT` becomes of sessions when the daemon is told to end: end, or leave them to the next daemon", d.SessionsAtExit},
 		{"idle_exit", "idle-exit", "exit after this `DURATION` without sessions and connections; 0s is never", d.IdleExit},
 	}
 }
@@ -165,7 +177,7 @@ func load(opts *options) (config, []string, error) {
 
 // readFile merges the YAML file into v and refuses keys that do not exist.
 func readFile(v *viper.Viper, path string, all []setting) error {
-	text, err := os.ReadFile(path) //nolint:gosec // the path is the operator's own
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("configuration file: %w", err)
 	}

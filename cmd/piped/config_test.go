@@ -103,6 +103,7 @@ func TestEveryKeyHasAFlagAndAVariable(t *testing.T) {
 		"limits.lease_duration": "19s", "limits.max_lease_duration": "20m", "limits.events_retained": "21",
 		"retention.ended_for": "14m", "retention.ended_max": "15",
 		"heartbeat_interval": "16s", "shutdown_grace": "17s", "idle_exit": "18s", "durability": "memory",
+		"keeper.program": "/other/keeper", "keeper.socket": "/other/socket", "sessions_at_exit": "leave",
 	}
 	standard, _, err := loadArgs(t)
 	if err != nil {

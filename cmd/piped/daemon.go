@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -12,17 +13,22 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/piped-dev/piped/failpoint"
 	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/server"
 	"github.com/piped-dev/piped/session"
 )
 
-// serve runs the daemon until a signal, or long idleness, ends it in order.
-func serve(cfg config, log *slog.Logger) error {
+// serve runs the daemon until a signal, or long idleness, ends it in order. To
+// start is to recover: whatever ended the daemon before, its sessions go on here.
+func serve(cfg config, opts *options, log *slog.Logger, level *slog.LevelVar) (err error) {
 	ctx, stop := endSignals()
 	defer stop()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	notify := newNotifier(log)
+	defer func() { warn(log, "service manager not let go", notify.Close()) }()
+	reload := newReloader(opts, cfg, level, notify, log)
 
 	// By default garbage may grow as large as everything that is alive before it
 	// is collected. Half of that keeps the peak of a 16 MiB message, which
@@ -30,28 +36,54 @@ func serve(cfg config, log *slog.Logger) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
-
 	durability, err := durable(cfg.Durability)
 	if err != nil {
 		return err
 	}
-
-	// First of all, while nothing else runs: it changes the umask.
-	socks, err := listen(cfg.Listen)
+	given, err := activated()
+	if err != nil {
+		return err
+	}
+	if len(given) > 0 {
+		cfg.Listen = addresses(given)
+	}
+	// Before anything else runs: it changes the umask.
+	socks, err := openSockets(cfg, given)
 	if err != nil {
 		return err
 	}
 	defer func() { warn(log, "sockets not closed", socks.Close()) }()
-
-	k := keeper.New(log)
-	defer func() { warn(log, "keeper not closed", k.Close()) }()
+	link, estate, err := connectKeeper(ctx, cfg, log, notify.status)
+	if err != nil {
+		socks.leave() // they may be those of the daemon before
+		return err
+	}
+	leave := cfg.SessionsAtExit == sessionsLeave
+	defer func() {
+		warn(log, "keeper not told of the end", endLink(link, leave || err != nil, time.Duration(cfg.ShutdownGrace)))
+	}()
+	if leave {
+		socks.leave()
+	}
+	failpoint.Hit("daemon.after-connect")
+	if len(given) == 0 {
+		if err := socks.listen(estate.Own, link.Own()); err != nil {
+			socks.leave()
+			return err
+		}
+	}
+	failpoint.Hit("daemon.after-listen")
 	options := cfg.server()
 	options.Sessions.KernelLogs = durability.kernel
 	options.DurabilityReason, options.Checks = durability.reason, durability.checks
-	reg, err := session.New(options.Sessions, k, log)
+	reg, recovered, err := session.New(options.Sessions, link, estate, log)
 	if err != nil {
+		socks.leave()
 		return err
 	}
+	failpoint.Hit("daemon.after-recovery")
+	restart := newRestart(estate, recovered)
+	options.Survival = survival(link, durability, restart)
 	srv := server.New(reg, options, log)
 
 	var wg sync.WaitGroup
@@ -63,13 +95,75 @@ func serve(cfg config, log *slog.Logger) error {
 			}
 		})
 	}
+	wg.Go(func() {
+		// Whoever tells the keeper to end means the sessions: there is nothing left to serve.
+		select {
+		case <-link.Ended():
+			cancel(errors.New("the keeper was told to end"))
+		case <-ctx.Done():
+		}
+	})
+	wg.Go(func() { reload.run(ctx, func(c config) { reg.Configure(c.session()); srv.Configure(c.server()) }) })
+	wg.Go(func() { notify.watch(ctx, healthy(reg, socks.listeners[0].Addr())) })
 	log.Info("piped started", "version", buildVersion(), "pid", os.Getpid(), "listen", cfg.Listen,
-		"kernel_logs", durability.kernel, "reason", durability.reason)
+		"kernel_logs", durability.kernel, "reason", durability.reason, "front_epoch", link.Epoch(), "keeper", link.Info().Pid)
+	if !estate.Gone.IsZero() {
+		log.Info("sessions recovered", "sessions", recovered.Sessions, "lost", recovered.Lost, "pause", restart.pause)
+	}
+	notify.ready(restart.String())
+	// A second signal ends this process at once.
+	defer context.AfterFunc(ctx, func() { link.Part(!leave) })()
 	err = srv.Serve(ctx, socks.listeners...)
 	cancel(nil)
+	notify.stopping("ending: " + context.Cause(ctx).Error())
 	log.Info("piped ended", "reason", context.Cause(ctx))
 	return err
 }
+
+// openSockets locks the addresses, or takes the sockets of a service manager.
+func openSockets(cfg config, given []net.Listener) (*sockets, error) {
+	if len(given) > 0 {
+		return &sockets{listeners: given}, nil
+	}
+	return lockAddresses(cfg.Listen)
+}
+
+// endLink tells the keeper that this daemon ends, and whether sessions stay.
+func endLink(link *keeper.Link, leave bool, grace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), grace+killWait)
+	defer cancel()
+	if leave {
+		return link.Leave(ctx)
+	}
+	return link.End(ctx)
+}
+
+// killWait is how long the keeper may take to end.
+const killWait = 5 * time.Second
+
+// healthy returns a function that goes where requests go: through the first
+// socket to the server, which speaks first, and through the locks of the registry
+// and of every session.
+func healthy(reg *session.Registry, addr net.Addr) func() bool {
+	return func() bool {
+		conn, err := net.DialTimeout(addr.Network(), addr.String(), healthWait)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = conn.Close() }()
+		if conn.SetReadDeadline(time.Now().Add(healthWait)) != nil {
+			return false
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			return false
+		}
+		reg.Counts()
+		return true
+	}
+}
+
+// healthWait is how long the server may take to say the first word.
+const healthWait = 5 * time.Second
 
 // endSignals returns a context that SIGINT or SIGTERM ends. From then on both
 // have their default effect again, so that a second one ends the process.
@@ -151,12 +245,13 @@ func (c config) server() server.Options {
 		MaxPageSize:             c.Limits.MaxPageSize,
 		HeartbeatInterval:       time.Duration(c.HeartbeatInterval),
 		ShutdownGrace:           time.Duration(c.ShutdownGrace),
+		LeaveSessions:           c.SessionsAtExit == sessionsLeave,
 	}
 }
 
 // warn logs what went wrong while the daemon ended.
 func warn(log *slog.Logger, text string, err error) {
-	if err != nil && !errors.Is(err, os.ErrClosed) {
+	if err != nil && !errors.Is(err, os.ErrClosed) && !errors.Is(err, keeper.ErrClosed) {
 		log.Warn(text, "error", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,7 +41,32 @@ func TestMain(m *testing.M) {
 		// The daemons of the tests would inherit that, and ignore it as well.
 		signal.Notify(make(chan os.Signal, 1), syscall.SIGINT)
 	}
-	os.Exit(m.Run())
+	dir, err := buildKeeper()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := os.RemoveAll(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	os.Exit(code)
+}
+
+// keeperBuilt is the keeper that the daemons of the tests start.
+var keeperBuilt string
+
+// buildKeeper builds it, in a directory that the caller removes.
+func buildKeeper() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "piped-keeper-"); err != nil {
+		return "", err
+	}
+	keeperBuilt = filepath.Join(dir, keeperName)
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", keeperBuilt, "github.com/piped-dev/piped/cmd/piped-keeper")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("building the keeper: %w\n%s", err, out)
+	}
+	return dir, nil
 }
 
 // daemon is a piped of its own process.
@@ -49,7 +75,18 @@ type daemon struct {
 	cmd    *exec.Cmd
 	exited chan struct{} // closed when err and log are final
 	err    error
-	log    syncBuffer
+	log    logFile
+}
+
+// logFile is a log that daemons and keepers write which outlive each other.
+type logFile struct{ *os.File }
+
+func (f logFile) String() string {
+	text, err := os.ReadFile(f.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // syncBuffer is a buffer that may be read while it is written.
@@ -70,12 +107,18 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// startDaemon starts piped with args; the end of the test kills it.
+// startDaemon starts piped with args; the end of the test ends it, and its keeper
+// with it.
 func startDaemon(t *testing.T, args ...string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, cmd: exec.Command(os.Args[0], args...), exited: make(chan struct{})}
-	d.cmd.Env = append(os.Environ(), asDaemon+"=1")
-	d.cmd.Stderr = &d.log
+	d.cmd.Env = append(os.Environ(), asDaemon+"=1", "PIPED_KEEPER_PROGRAM="+keeperBuilt)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = log.Close() })
+	d.log, d.cmd.Stderr = logFile{log}, log
 	if err := d.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -84,10 +127,10 @@ func startDaemon(t *testing.T, args ...string) *daemon {
 		d.err = d.cmd.Wait()
 	}()
 	t.Cleanup(func() {
-		if err := d.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.Error(err)
 		}
-		<-d.exited
+		_ = d.wait()
 	})
 	return d
 }
@@ -194,19 +237,73 @@ func TestSecondDaemonIsRefusedAndTheFirstGoesOn(t *testing.T) {
 	}
 }
 
-func TestDaemonTakesTheAddressOfAKilledOne(t *testing.T) {
+func TestKilledDaemonIsStartedAgainAndKeepsItsSessions(t *testing.T) {
 	path := socketDirectory(t) + "/s.sock"
-	first := startDaemon(t, "--listen", "unix://"+path)
-	first.dial(path)
-	first.signal(syscall.SIGKILL)
-	if err := first.wait(); err == nil {
+	d := startDaemon(t, "--listen", "unix://"+path)
+	child := createSession(t, d.dial(path), "sleep", "1000")
+	d.signal(syscall.SIGKILL)
+	if err := d.wait(); err == nil {
 		t.Fatal("killed, and exit status 0")
 	}
-	if _, err := os.Lstat(path); err != nil {
-		t.Fatalf("no socket is left: %v", err)
+	conn := d.dial(path) // of the next one
+	pid := lockHolder(t, path)
+	defer func() {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		awaitGone(t, pid)
+	}()
+	if pid == d.cmd.Process.Pid {
+		t.Errorf("the lock names %d, which is dead", pid)
+	}
+	s, err := pipedv1.NewSessionServiceClient(conn).GetSession(t.Context(), &pipedv1.GetSessionRequest{Session: "s"})
+	if err != nil || int(s.GetSession().GetProcesses()[0].GetPid()) != child {
+		t.Errorf("the session is now %v, %v; want the child %d; the log:\n%s", s, err, child, d.log.String())
+	}
+}
+
+func TestSessionsThatAreLeftGoOnInTheNextDaemon(t *testing.T) {
+	path := socketDirectory(t) + "/s.sock"
+	args := []string{"--listen", "unix://" + path, "--sessions-at-exit", "leave"}
+	first := startDaemon(t, args...)
+	child := createSession(t, first.dial(path), "sleep", "1000")
+	first.signal(syscall.SIGTERM)
+	first.wantExit(0)
+	if err := syscall.Kill(child, 0); err != nil {
+		t.Fatalf("the child is gone: %v", err)
 	}
 	second := startDaemon(t, "--listen", "unix://"+path)
-	second.dial(path)
+	s, err := pipedv1.NewSessionServiceClient(second.dial(path)).GetSession(t.Context(), &pipedv1.GetSessionRequest{Session: "s"})
+	if err != nil || int(s.GetSession().GetProcesses()[0].GetPid()) != child {
+		t.Errorf("the session is now %v, %v; want the child %d; the log:\n%s", s, err, child, second.log.String())
+	}
+}
+
+// lockHolder returns the process id in the lock of a socket.
+func lockHolder(t *testing.T, path string) (pid int) {
+	t.Helper()
+	text, err := os.ReadFile(path + ".lock")
+	if err == nil {
+		_, err = fmt.Sscan(string(text), &pid)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// awaitGone waits for the end of a process that is not a child.
+func awaitGone(t *testing.T, pid int) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(patience); syscall.Kill(pid, 0) == nil; {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("process %d is still there", pid)
+		}
+	}
 }
 
 func TestDaemonListensAtTheAddressOfItsUser(t *testing.T) {
@@ -346,8 +443,8 @@ func TestDaemonOutlivesTheReaderOfItsLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &daemon{t: t, cmd: exec.Command(os.Args[0], "--listen", "unix://"+path), exited: make(chan struct{})}
-	d.cmd.Env = append(os.Environ(), asDaemon+"=1")
+	d := &daemon{t: t, cmd: exec.Command(os.Args[0], "--listen", "unix://"+path), exited: make(chan struct{}), log: logFile{w}}
+	d.cmd.Env = append(os.Environ(), asDaemon+"=1", "PIPED_KEEPER_PROGRAM="+keeperBuilt)
 	d.cmd.Stderr = w
 	if err := errors.Join(d.cmd.Start(), w.Close(), r.Close()); err != nil {
 		t.Fatal(err)

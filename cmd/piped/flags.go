@@ -53,6 +53,7 @@ func (o *options) usage() string {
 		"Flags:\n")
 	b.WriteString(o.set.FlagUsages())
 	b.WriteString("\nA flag wins over its PIPED_* variable (PIPED_LOG_LEVEL for log.level), that over the file,\n" +
-		"that over the default. SIGINT and SIGTERM end the daemon in order, a second one at once.\n")
+		"that over the default. SIGINT and SIGTERM end the daemon in order, a second one at once.\n" +
+		"SIGHUP makes it read its configuration again.\n")
 	return b.String()
 }

@@ -28,6 +28,18 @@ func socketDirectory(t *testing.T) string {
 	return dir
 }
 
+// listen locks and opens addresses. The caller closes the result.
+func listen(addresses []string) (*sockets, error) {
+	s, err := lockAddresses(addresses)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.listen(nil, nil); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
 // mustListen opens addresses until the test ends.
 func mustListen(t *testing.T, addresses ...string) *sockets {
 	t.Helper()

@@ -14,9 +14,11 @@
 //
 // SIGINT and SIGTERM end the daemon in order: it stops to accept work, ends
 // its sessions, lets streams finish, and exits 0. A second signal ends it at
-// once. Logs go to standard error.
+// once. SIGHUP makes it read its configuration again. Logs go to standard
+// error.
 //
-// Exit status: 0 ended in order, 1 an error, 2 wrong usage.
+// Exit status: 0 ended in order, 1 an error, 2 wrong usage, 78 a wrong
+// configuration, with which there is no point in starting it again.
 package main
 
 import (
@@ -40,6 +42,9 @@ const (
 	exitOK    exitCode = 0
 	exitError exitCode = 1
 	exitUsage exitCode = 2
+	// exitConfig is EX_CONFIG of sysexits.h. The units name it as the status after
+	// which a restart is no use.
+	exitConfig exitCode = 78
 )
 
 func main() {
@@ -62,7 +67,7 @@ func run(args []string, stdout, stderr io.Writer) exitCode {
 	cfg, strangers, err := load(opts)
 	if err != nil {
 		printErrors(stderr, err)
-		return exitError
+		return exitConfig
 	}
 	switch {
 	case opts.checkConfig:
@@ -78,11 +83,11 @@ func run(args []string, stdout, stderr io.Writer) exitCode {
 		}
 		return say(stdout, stderr, text)
 	}
-	log := newLogger(stderr, cfg.Log)
+	log, level := newLogger(stderr, cfg.Log)
 	for _, name := range strangers {
 		log.Warn("unknown variable in the environment", "name", name)
 	}
-	if err := serve(cfg, log); err != nil {
+	if err := serve(cfg, opts, log, level); err != nil {
 		printErrors(stderr, err)
 		return exitError
 	}
@@ -109,14 +114,17 @@ func printErrors(w io.Writer, err error) {
 	_, _ = fmt.Fprintf(w, "piped: error: %v\n", err) // there is nowhere else to say it
 }
 
-// newLogger makes the logger that cfg, which is valid, describes.
-func newLogger(w io.Writer, cfg logConfig) *slog.Logger {
-	level, _ := parseLevel(cfg.Level)
+// newLogger makes the logger that cfg, which is valid, describes, and returns
+// its level, which may be set at any time.
+func newLogger(w io.Writer, cfg logConfig) (*slog.Logger, *slog.LevelVar) {
+	first, _ := parseLevel(cfg.Level)
+	level := new(slog.LevelVar)
+	level.Set(first)
 	opts := &slog.HandlerOptions{Level: level}
 	if cfg.Format == formatJSON {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(slog.NewJSONHandler(w, opts)), level
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(slog.NewTextHandler(w, opts)), level
 }
 
 // buildVersion names this build.

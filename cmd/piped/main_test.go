@@ -18,10 +18,10 @@ func TestCommandLine(t *testing.T) {
 		{"help", []string{"--help"}, exitOK, "--listen unix:///PATH", ""},
 		{"good configuration", []string{"--check-config", "--log-level", "warn"}, exitOK, "ok", ""},
 		{"good file", []string{"--check-config", "--config", "../../config.yaml"}, exitOK, "ok", ""},
-		{"bad configuration", []string{"--check-config", "--log-level", "loud"}, exitError, "", "piped: error: log.level"},
-		{"bad configuration is not printed", []string{"--print-config", "--log-level", "loud"}, exitError, "", "piped: error: log.level"},
-		{"bad configuration is not served", []string{"--listen", "tcp://:1"}, exitError, "", "ssh -L"},
-		{"each error on its line", []string{"--check-config", "--log-level", "x", "--log-format", "y"}, exitError, "", "debug, info, warn or error\npiped: error: log.format"},
+		{"bad configuration", []string{"--check-config", "--log-level", "loud"}, exitConfig, "", "piped: error: log.level"},
+		{"bad configuration is not printed", []string{"--print-config", "--log-level", "loud"}, exitConfig, "", "piped: error: log.level"},
+		{"bad configuration is not served", []string{"--listen", "tcp://:1"}, exitConfig, "", "ssh -L"},
+		{"each error on its line", []string{"--check-config", "--log-level", "x", "--log-format", "y"}, exitConfig, "", "debug, info, warn or error\npiped: error: log.format"},
 		{"printed configuration", []string{"--print-config", "--log-size", "8MiB"}, exitOK, "  log_size: 8MiB\n", ""},
 		{"unknown flag", []string{"--nope"}, exitUsage, "", "unknown flag: --nope"},
 		{"argument", []string{"start"}, exitUsage, "", `unexpected argument "start"`},
@@ -55,11 +55,15 @@ func TestCheckNamesVariablesThatNobodyKnows(t *testing.T) {
 func TestLogHasTheFormatAndLevelAskedFor(t *testing.T) {
 	for format, want := range map[string]string{formatText: `level=WARN msg=seen`, formatJSON: `"level":"WARN","msg":"seen"`} {
 		var out bytes.Buffer
-		log := newLogger(&out, logConfig{Level: "warn", Format: format})
+		log, level := newLogger(&out, logConfig{Level: "warn", Format: format})
 		log.Info("hidden")
 		log.Log(t.Context(), slog.LevelWarn, "seen")
 		if got := out.String(); !strings.Contains(got, want) || strings.Contains(got, "hidden") {
 			t.Errorf("format %s writes %q, want %q and nothing else", format, got, want)
+		}
+		level.Set(slog.LevelInfo)
+		if log.Info("shown now"); !strings.Contains(out.String(), "shown now") {
+			t.Errorf("format %s: the level did not change", format)
 		}
 	}
 }

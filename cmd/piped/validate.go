@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -52,6 +53,15 @@ func (c config) validate() error {
 	}
 	if d := c.Durability; d != durabilityAuto && d != durabilityKernel && d != durabilityMemory {
 		refuse("durability", d, "want auto, kernel or memory")
+	}
+	if e := c.SessionsAtExit; e != sessionsEnd && e != sessionsLeave {
+		refuse("sessions_at_exit", e, "want end or leave")
+	}
+	if p := c.Keeper.Program; p != keeperAuto && p != keeperNone && !filepath.IsAbs(p) {
+		refuse("keeper.program", p, "want auto, none or an absolute path")
+	}
+	if p := c.Keeper.Socket; p != "" && (!filepath.IsAbs(p) || len(p) > maxSocketPath) {
+		refuse("keeper.socket", p, "want an absolute path of at most %d bytes", maxSocketPath)
 	}
 	if c.Log.Format != formatText && c.Log.Format != formatJSON {
 		refuse("log.format", c.Log.Format, "want text or json")

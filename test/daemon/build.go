@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,10 +10,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-// bin is the directory that holds piped and pipectl while the tests run.
+// bin is the directory that holds the programs while the tests run.
 var bin string
 
-// Main builds piped and pipectl, runs the tests of a package and exits. It
+// Main builds the programs, runs the tests of a package and exits. It
 // fails the package when goroutines are left over at the end. Call it from
 // TestMain.
 func Main(m *testing.M) {
@@ -30,19 +31,29 @@ func Main(m *testing.M) {
 	}))
 }
 
-// build compiles the programs as users get them, without the race detector,
-// which has no say about another process and would slow it down.
+// build compiles the programs as users get them.
 func build() (string, error) {
 	dir, err := os.MkdirTemp("", "piped-bin-")
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", dir+"/",
-		"github.com/piped-dev/piped/cmd/piped", "github.com/piped-dev/piped/cmd/pipectl")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if err := Build(context.Background(), dir); err != nil {
 		_ = os.RemoveAll(dir)
-		return "", fmt.Errorf("building the programs: %w\n%s", err, out)
+		return "", err
 	}
 	return dir, nil
+}
+
+// Build compiles piped, piped-keeper and pipectl into dir, with further arguments
+// for go build: tags, an overlay. It does so without the race detector, which has
+// no say about another process and would slow it down.
+func Build(ctx context.Context, dir string, args ...string) error {
+	const module = "github.com/piped-dev/piped/cmd/"
+	args = append([]string{"build", "-buildvcs=false", "-o", dir + "/"}, args...)
+	cmd := exec.CommandContext(ctx, "go", append(args, module+"piped", module+"piped-keeper", module+"pipectl")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the programs: %w\n%s", err, out)
+	}
+	return nil
 }

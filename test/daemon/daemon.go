@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/piped-dev/piped/client"
 )
@@ -33,9 +34,27 @@ type Daemon struct {
 
 	t      testing.TB
 	socket string
-	cmd    *exec.Cmd
-	log    log
+	opts   Options
+	log    *os.File
 	stop   sync.Once
+
+	mu  sync.Mutex
+	run *run // the latest one that this test has started
+}
+
+// Options say how to start a daemon otherwise than [Start] does.
+type Options struct {
+	// Args are further arguments.
+	Args []string
+	// Env is added to the environment, "KEY=value" each.
+	Env []string
+	// Bin is the directory of the programs; empty: those that Main has built.
+	Bin string
+}
+
+// A run is one process that this test has started. Its keeper starts others.
+type run struct {
+	cmd    *exec.Cmd
 	exited chan struct{} // closed when err is final
 	err    error
 }
@@ -44,7 +63,16 @@ type Daemon struct {
 // answers. The end of the test stops it.
 func Start(t testing.TB, extraArgs ...string) *Daemon {
 	t.Helper()
-	if bin == "" {
+	return StartWith(t, Options{Args: extraArgs})
+}
+
+// StartWith is Start with options.
+func StartWith(t testing.TB, o Options) *Daemon {
+	t.Helper()
+	if o.Bin == "" {
+		o.Bin = bin
+	}
+	if o.Bin == "" {
 		t.Fatal("the programs are not built: call daemon.Main from TestMain")
 	}
 	dir, err := os.MkdirTemp("/tmp", "piped-") //nolint:usetesting // the path of a socket has little room
@@ -56,22 +84,46 @@ func Start(t testing.TB, extraArgs ...string) *Daemon {
 			t.Error(err)
 		}
 	})
-	socket := filepath.Join(dir, "s")
-	d := &Daemon{Addr: "unix://" + socket, Dir: dir, Bin: bin, t: t, socket: socket, exited: make(chan struct{})}
-	d.cmd = exec.Command(filepath.Join(bin, "piped"), append([]string{"--listen", d.Addr}, extraArgs...)...)
-	d.cmd.Env = d.environ()
-	d.cmd.Dir = dir
-	d.cmd.Stderr = &d.log
-	if err := d.cmd.Start(); err != nil {
+	// A file, because the keeper and daemons that it starts write into it too.
+	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		defer close(d.exited)
-		d.err = d.cmd.Wait()
-	}()
+	t.Cleanup(func() { _ = log.Close() })
+	socket := filepath.Join(dir, "s")
+	d := &Daemon{Addr: "unix://" + socket, Dir: dir, Bin: o.Bin, t: t, socket: socket, opts: o, log: log}
 	t.Cleanup(d.Stop)
-	d.awaitService()
+	d.Again()
 	return d
+}
+
+// Again starts the daemon again that has ended, and returns once it answers. A
+// daemon that was killed is started by its keeper too: the one that comes second
+// is refused.
+func (d *Daemon) Again() {
+	d.t.Helper()
+	r := d.begin()
+	d.mu.Lock()
+	d.run = r
+	d.mu.Unlock()
+	d.awaitService(r.exited)
+}
+
+// begin starts a daemon.
+func (d *Daemon) begin() *run {
+	d.t.Helper()
+	r := &run{cmd: exec.Command(filepath.Join(d.Bin, "piped"), append([]string{"--listen", d.Addr}, d.opts.Args...)...), exited: make(chan struct{})}
+	r.cmd.Env = append(d.environ(), d.opts.Env...)
+	r.cmd.Dir = d.Dir
+	r.cmd.Stderr = d.log
+	if err := r.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	go func() {
+		defer close(r.exited)
+		r.err = r.cmd.Wait()
+	}()
+	return r
 }
 
 // environ is what the daemon and pipectl get: nothing of the person who runs the
@@ -82,7 +134,7 @@ func (d *Daemon) environ() []string {
 
 // awaitService waits until the daemon answers. It listens before that, and makes
 // the rest of what it keeps in between.
-func (d *Daemon) awaitService() {
+func (d *Daemon) awaitService(exited <-chan struct{}) {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(d.t.Context(), Patience)
 	defer cancel()
@@ -98,19 +150,22 @@ func (d *Daemon) awaitService() {
 		}
 		select {
 		case <-tick.C:
-		case <-d.exited:
-			d.t.Fatalf("piped ended instead of serving: %v", d.err)
+		case <-exited:
+			d.t.Fatalf("piped ended instead of serving; its log:\n%s", d.Log())
 		case <-ctx.Done():
 			d.t.Fatalf("piped does not answer: %v", err)
 		}
 	}
 }
 
-// PID returns the process id of the daemon.
-func (d *Daemon) PID() int { return d.cmd.Process.Pid }
-
-// Log returns what the daemon has logged up to now.
-func (d *Daemon) Log() string { return d.log.String() }
+// Log returns what the daemon and its keeper have logged up to now.
+func (d *Daemon) Log() string {
+	text, err := os.ReadFile(d.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
 
 // Dial connects the Go client to the daemon; the end of the test closes the
 // connection.
@@ -140,8 +195,10 @@ func (d *Daemon) Stop() {
 		if err := d.end(); err != nil {
 			d.t.Errorf("piped after SIGTERM: %v, want exit status 0", err)
 		}
-		if _, err := os.Lstat(d.socket); !errors.Is(err, os.ErrNotExist) {
-			d.t.Errorf("the socket is left over: Lstat says %v", err)
+		for _, path := range []string{d.socket, d.socket + ".keeper", d.socket + ".keeper.registry"} {
+			if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+				d.t.Errorf("%s is left over: Lstat says %v", path, err)
+			}
 		}
 		for _, command := range leftovers(d.Dir) {
 			d.t.Errorf("a process is left over: %s", command)
@@ -152,42 +209,62 @@ func (d *Daemon) Stop() {
 	})
 }
 
-// end sends SIGTERM and waits for the exit. A daemon that stays is made to show
-// its goroutines and killed.
+// end sends SIGTERM to the daemon that serves and waits for its exit. One that
+// stays is made to show its goroutines and killed, and its keeper ended.
 func (d *Daemon) end() error {
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	d.mu.Lock()
+	r := d.run
+	d.mu.Unlock()
+	pid := d.PID()
+	gone, err := watchExit(pid)
+	if err != nil {
 		return err
 	}
-	select {
-	case <-d.exited:
-		return d.err
-	case <-time.After(Patience):
+	_ = syscall.Kill(pid, syscall.SIGTERM)
+	if !within(gone) {
+		_ = syscall.Kill(pid, syscall.SIGQUIT)
+		_ = within(gone)
+		_ = syscall.Kill(d.KeeperPID(), syscall.SIGTERM)
+		return errors.New("it did not end")
 	}
-	_ = d.cmd.Process.Signal(syscall.SIGQUIT)
-	select {
-	case <-d.exited:
-	case <-time.After(Patience):
-		_ = d.cmd.Process.Kill()
-		<-d.exited
+	<-gone
+	if r.cmd.Process.Pid == pid {
+		<-r.exited
+		return r.err
 	}
-	return errors.New("it did not end")
+	return nil
 }
 
-// log keeps what the daemon writes to stderr.
-type log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+// watchExit returns a channel that is closed when a process has exited, also one
+// that is not a child of ours.
+func watchExit(pid int) (<-chan struct{}, error) {
+	gone := make(chan struct{})
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		close(gone)
+		return gone, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(gone)
+		defer func() { _ = unix.Close(fd) }()
+		for {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(2*Patience/time.Millisecond)) //nolint:gosec // a descriptor
+			if n > 0 || !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	}()
+	return gone, nil
 }
 
-// Write appends to the log.
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
+func within(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	case <-time.After(Patience):
+		return false
+	}
 }

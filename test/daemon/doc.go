@@ -15,6 +15,6 @@
 //	}
 //
 // The end of the test stops the daemon and fails the test unless the daemon
-// exits 0 on SIGTERM and leaves neither its socket nor a process behind.
+// exits 0 on SIGTERM and leaves neither socket, keeper nor process behind.
 // Whatever a daemon logged is shown with a test that failed.
 package daemon

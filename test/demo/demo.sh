@@ -3,7 +3,7 @@
 # of every command and its output. `make demo` builds and runs it. Each outcome is checked: a wrong one ends the demo with an
 # error that says what was expected. Nothing is left behind.
 #
-#   demo.sh [BIN]     BIN is the directory that holds piped and pipectl, by default bin/ of this repository
+#   demo.sh [BIN]     BIN is the directory that holds the programs, by default bin/ of this repository
 set -euo pipefail
 
 # One of these in the surroundings would change what the commands do.
@@ -17,7 +17,7 @@ exec </dev/null
 # No command may take longer, in seconds.
 readonly patience=30
 
-for program in piped pipectl; do
+for program in piped piped-keeper pipectl; do
 	if ! [ -x "$bin/$program" ]; then
 		echo "demo: $bin/$program is not there: run make demo, which builds it" >&2
 		exit 1

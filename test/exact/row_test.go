@@ -22,13 +22,15 @@ const overhead = 96 << 20
 // A row is one kind of fault against a daemon of its own. Its methods are safe
 // for concurrent use.
 type row struct {
-	t       *testing.T
+	t       testing.TB
 	name    string
 	d       *daemon.Daemon
 	c       *client.Client
 	logSize int64
 	before  usage
-	began   time.Time
+	// keeper is what the keeper has before the row.
+	keeper usage
+	began  time.Time
 
 	mu sync.Mutex
 	// v and notes become the line; sessions and live count the sessions.
@@ -48,9 +50,15 @@ func (r *row) atEnd(f func()) {
 }
 
 // newRow starts the daemon of a row.
-func newRow(t *testing.T, name string, args ...string) *row {
+func newRow(t testing.TB, name string, args ...string) *row {
 	t.Helper()
-	r := &row{t: t, name: name, d: daemon.Start(t, append([]string{"--log-level", "warn"}, args...)...), began: time.Now()}
+	return newRowWith(t, name, daemon.Start(t, append([]string{"--log-level", "warn"}, args...)...))
+}
+
+// newRowWith is for a daemon that runs already.
+func newRowWith(t testing.TB, name string, d *daemon.Daemon) *row {
+	t.Helper()
+	r := &row{t: t, name: name, d: d, began: time.Now()}
 	r.c = r.d.Dial(t)
 	limits, err := r.c.Limits(t.Context())
 	if err != nil {
@@ -60,9 +68,10 @@ func newRow(t *testing.T, name string, args ...string) *row {
 	// What the first session of a daemon makes and keeps is not what is looked for.
 	r.create(&pipedv1.CreateSessionRequest{Name: "warm", Process: &pipedv1.ProcessSpec{Args: []string{"true"}}})
 	r.remove("warm")
-	if !await(func() bool { r.before = use(t, r.d.PID()); return r.before.children == 0 }) {
+	if !await(func() bool { r.before = use(t, r.d.PID()); return len(r.d.Children()) == 0 }) {
 		t.Fatal("the first process stays")
 	}
+	r.keeper = use(t, r.d.KeeperPID())
 	forgetPeak(t, r.d.PID())
 	return r
 }
@@ -161,12 +170,14 @@ func (r *row) finish() {
 		}
 		r.remove(s.GetName())
 	}
-	var after usage
+	var after, keeper usage
+	var children int
 	clean := await(func() bool {
-		after = use(r.t, r.d.PID())
-		return after.descriptors <= r.before.descriptors && after.memfds <= r.before.memfds && after.children == 0
+		after, keeper, children = use(r.t, r.d.PID()), use(r.t, r.d.KeeperPID()), len(r.d.Children())
+		return after.fits(r.before) && keeper.fits(r.keeper) && children == 0
 	})
-	left := fmt.Sprintf("left_fds=%d left_memfds=%d left_processes=%d", after.descriptors-r.before.descriptors, after.memfds-r.before.memfds, after.children)
+	left := fmt.Sprintf("left_fds=%d left_memfds=%d left_in_keeper=%d left_processes=%d", after.descriptors-r.before.descriptors,
+		after.memfds-r.before.memfds, keeper.descriptors-r.keeper.descriptors, children)
 	grown := after.peak - r.before.rss
 	r.note("sessions=%d rss_growth_mib=%d %s seconds=%.1f", r.sessions-1, grown>>20, left, time.Since(r.began).Seconds())
 	fmt.Fprintf(os.Stdout, "%s %v %s\n", r.name, &r.v, strings.Join(r.notes, " "))
@@ -174,7 +185,7 @@ func (r *row) finish() {
 		r.t.Errorf("%s is not exact:\n%s", r.name, r.v.explain())
 	}
 	if !clean {
-		r.t.Errorf("%s: before %+v, after all sessions are gone %+v", r.name, r.before, after)
+		r.t.Errorf("%s: before %+v, keeper %+v, after all sessions are gone %+v, keeper %+v", r.name, r.before, r.keeper, after, keeper)
 	}
 	// Two directions of the message pipe, and standard error.
 	if bound := 3*r.most*r.logSize + overhead; grown > bound {

@@ -12,8 +12,13 @@ import (
 
 // A usage is what a process has of what sessions need.
 type usage struct {
-	descriptors, memfds, children int
-	rss, peak                     int64
+	descriptors, memfds int
+	rss, peak           int64
+}
+
+// fits says that no descriptors have been added.
+func (u usage) fits(before usage) bool {
+	return u.descriptors <= before.descriptors && u.memfds <= before.memfds
 }
 
 // use returns what a process has now.
@@ -35,14 +40,6 @@ func use(t testing.TB, pid int) usage {
 		if strings.HasPrefix(target, "/memfd:") {
 			u.memfds++
 		}
-	}
-	tasks, err := filepath.Glob(dir + "/task/*/children")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range tasks {
-		list, _ := os.ReadFile(path) // a thread may end at any time
-		u.children += len(bytes.Fields(list))
 	}
 	u.rss, u.peak = figure(t, pid, "VmRSS"), figure(t, pid, "VmHWM")
 	return u

@@ -25,8 +25,16 @@ var (
 	grpcLibraries = []string{"google.golang.org/grpc", "google.golang.org/protobuf", "google.golang.org/genproto/googleapis/rpc"}
 )
 
+// everywhere is what any layer may import: it does nothing in the programs that people run.
+var everywhere = []string{modulePath + "/failpoint"}
+
 // layers is the dependency direction, from the kernel up. What is not a layer (gen, cmd, test) may import any of them.
 var layers = []layer{
+	{
+		folder:   "failpoint",
+		testsMay: testLibraries,
+		systems:  []string{"linux", "darwin", "windows"},
+	},
 	{
 		folder:   "pipe",
 		may:      []string{"golang.org/x/sys"},
@@ -72,7 +80,7 @@ func (l layer) violations(p goPackage) []string {
 	for _, path := range p.Imports {
 		if !l.allows(path) {
 			found = append(found, fmt.Sprintf("%s imports %s; %s/ may import the standard library, itself and %s",
-				p.ImportPath, path, l.folder, strings.Join(l.may, ", ")))
+				p.ImportPath, path, l.folder, strings.Join(slices.Concat(everywhere, l.may), ", ")))
 		}
 	}
 	if l.testsMay == nil {
@@ -88,7 +96,7 @@ func (l layer) violations(p goPackage) []string {
 }
 
 func (l layer) allows(path string) bool {
-	return isStandard(path) || within(path, []string{modulePath + "/" + l.folder}) || within(path, l.may)
+	return isStandard(path) || within(path, []string{modulePath + "/" + l.folder}) || within(path, everywhere) || within(path, l.may)
 }
 
 // isStandard says whether path is of the standard library, the only one whose paths do not begin with a domain name. "C" is not in it:

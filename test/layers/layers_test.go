@@ -15,10 +15,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// list returns what the go command knows about the packages that match pattern, as seen on system.
-func list(t *testing.T, system, pattern string) []goPackage {
+// list returns what the go command knows about the packages that match pattern, as seen on system, with further flags of go list.
+func list(t *testing.T, system, pattern string, flags ...string) []goPackage {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Name,Imports,TestImports,XTestImports", pattern)
+	args := append([]string{"list", "-json=ImportPath,Name,Imports,TestImports,XTestImports"}, flags...)
+	cmd := exec.CommandContext(t.Context(), "go", append(args, pattern)...)
 	cmd.Dir = repositoryRoot
 	cmd.Env = append(os.Environ(), "GOOS="+system, "GOARCH=amd64", "CGO_ENABLED=0")
 	var stderr bytes.Buffer
@@ -91,6 +92,15 @@ func TestViolationsAreFound(t *testing.T) {
 		},
 		{
 			name: "a layer beside", folder: "keeper",
+			pkg:  goPackage{Imports: []string{modulePath + "/pipe"}},
+			want: []string{"imports " + modulePath + "/pipe;"},
+		},
+		{
+			name: "the names of instants", folder: "client",
+			pkg: goPackage{Imports: []string{modulePath + "/failpoint"}},
+		},
+		{
+			name: "a layer above the names of instants", folder: "failpoint",
 			pkg:  goPackage{Imports: []string{modulePath + "/pipe"}},
 			want: []string{"imports " + modulePath + "/pipe;"},
 		},

@@ -39,6 +39,9 @@ need_for_test() {
 	need 'jq' 'command -v jq' jq
 	need 'node' 'command -v node' nodejs
 	need 'npm' 'command -v npm' npm
+	need 'systemd, to boot it in a namespace' '[ -x /lib/systemd/systemd ] && command -v systemctl && command -v systemd-analyze' systemd
+	need 'unshare, mount and pivot_root' 'command -v unshare && command -v mount && command -v pivot_root' util-linux mount
+	need 'systemd for users' 'ls /usr/lib/*/security/pam_systemd.so && command -v dbus-daemon' libpam-systemd dbus
 }
 
 need_for_lint() {

@@ -3,9 +3,7 @@ package system
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -30,30 +28,6 @@ func threads(t *testing.T, pid int) int {
 		t.Fatal(err)
 	}
 	return len(entries)
-}
-
-// children returns the pids of the children of a process, zombies too.
-func children(t *testing.T, pid int) []int {
-	t.Helper()
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []int
-	for _, path := range lists {
-		list, err := os.ReadFile(path)
-		if err != nil {
-			continue // the thread has just ended
-		}
-		for field := range strings.FieldsSeq(string(list)) {
-			child, err := strconv.Atoi(field)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all = append(all, child)
-		}
-	}
-	return all
 }
 
 func TestTenThousandSessionsInTurnLeaveNothing(t *testing.T) {
@@ -92,7 +66,7 @@ func TestTenThousandSessionsInTurnLeaveNothing(t *testing.T) {
 		}
 	})
 	eventually(t, "the daemon has as many descriptors as before", func() bool { return descriptors(t, d.PID()) <= fds })
-	if left := children(t, d.PID()); len(left) > 0 {
+	if left := d.Children(); len(left) > 0 {
 		t.Errorf("children are left: %v", left)
 	}
 	info, err := p.server.GetServerInfo(p.ctx(), &pipedv1.GetServerInfoRequest{})

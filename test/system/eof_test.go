@@ -128,7 +128,7 @@ func TestChildrenAreReapedAtOnce(t *testing.T) {
 	for range 20 {
 		p.create(&pipedv1.ProcessSpec{Args: []string{"/bin/true"}}) // and nobody asks
 	}
-	eventually(t, "no child is left, not even a zombie", func() bool { return len(children(t, d.PID())) == 0 })
+	eventually(t, "no child is left, not even a zombie", func() bool { return len(d.Children()) == 0 })
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}

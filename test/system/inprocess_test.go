@@ -13,6 +13,7 @@ import (
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/keepertest"
 	"github.com/piped-dev/piped/server"
 	"github.com/piped-dev/piped/session"
 )
@@ -32,8 +33,8 @@ func serveHere(t *testing.T) (conn *grpc.ClientConn, stop func()) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	opts := server.DefaultOptions()
-	k := keeper.New(log)
-	reg, err := session.New(opts.Sessions, k, log)
+	link := keepertest.Start(t)
+	reg, _, err := session.New(opts.Sessions, link, &keeper.Estate{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func serveHere(t *testing.T) (conn *grpc.ClientConn, stop func()) {
 	}
 	return conn, func() {
 		cancel()
-		for _, err := range []error{<-served, k.Close(), conn.Close(), os.RemoveAll(dir)} {
+		for _, err := range []error{<-served, conn.Close(), os.RemoveAll(dir)} {
 			if err != nil {
 				t.Error(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/piped-dev/piped/keeper/keepertest"
 	"github.com/piped-dev/piped/test/daemon"
 )
 
@@ -19,6 +20,7 @@ const patience = daemon.Patience
 const settle = 60 * time.Millisecond
 
 func TestMain(m *testing.M) {
+	keepertest.Main()
 	if os.Getenv(clientRole) != "" {
 		os.Exit(playClient())
 	}

@@ -241,10 +241,10 @@ type SendOpen struct {
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Proof of a lease that the caller has: AcquireLeaseResponse.lease_token or
 	// SendOpened.lease_token. A token whose lease has ended is refused with FENCED.
-	// Empty: take the lease if nobody else has it. If this writer_id has it, the
-	// stream is another life of the same writer: it gets a new epoch and a new
-	// token, and the token of the life before is FENCED. A lease that was acquired
-	// keeps its token.
+	// Empty: take the lease if nobody else has it. If this writer_id has it, and
+	// took it with another life than that of this stream, the stream is another
+	// life of the same writer: it gets a new epoch and a new token, and the token
+	// of the life before is FENCED. A lease that was acquired keeps its token.
 	LeaseToken []byte `protobuf:"bytes,4,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
 	// The level at which acknowledgements are wanted.
 	AckLevel AckLevel `protobuf:"varint,5,opt,name=ack_level,json=ackLevel,proto3,enum=piped.v1.AckLevel" json:"ack_level,omitempty"`
@@ -256,7 +256,14 @@ type SendOpen struct {
 	LeaseDuration *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_duration,json=leaseDuration,proto3" json:"lease_duration,omitempty"`
 	// Take the lease from whoever has it. A lease_token that proves nothing any
 	// more is refused with FENCED all the same.
-	Steal         bool `protobuf:"varint,8,opt,name=steal,proto3" json:"steal,omitempty"`
+	Steal bool `protobuf:"varint,8,opt,name=steal,proto3" json:"steal,omitempty"`
+	// Tells the lives of one writer_id apart: a random text, at most 64 bytes, that
+	// the client makes once for everything that it sends as this writer, and gives
+	// again with each stream that goes on with it after a cut. A stream of the life
+	// that has the lease, or had it last, is the same holder also without the
+	// lease_token, which it may never have been told: the epoch stays as it is.
+	// Empty: each stream without the lease_token is a life of its own.
+	Life          string `protobuf:"bytes,9,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +352,13 @@ func (x *SendOpen) GetSteal() bool {
 		return x.Steal
 	}
 	return false
+}
+
+func (x *SendOpen) GetLife() string {
+	if x != nil {
+		return x.Life
+	}
+	return ""
 }
 
 // SendResponse is one server message of Send.
@@ -789,7 +803,9 @@ type RecvOpen struct {
 	// An observer looks at what clients send into the endpoint instead of at what
 	// comes out of it. What the other end has read is gone from there, but for what
 	// shares a page with what it has not.
-	Sent          bool `protobuf:"varint,19,opt,name=sent,proto3" json:"sent,omitempty"`
+	Sent bool `protobuf:"varint,19,opt,name=sent,proto3" json:"sent,omitempty"`
+	// Tells the lives of one consumer_id apart; see SendOpen.life.
+	Life          string `protobuf:"bytes,20,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -955,6 +971,13 @@ func (x *RecvOpen) GetSent() bool {
 		return x.Sent
 	}
 	return false
+}
+
+func (x *RecvOpen) GetLife() string {
+	if x != nil {
+		return x.Life
+	}
+	return ""
 }
 
 // RecvAck acknowledges everything below a position.
@@ -2257,7 +2280,7 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\vSendRequest\x12(\n" +
 	"\x04open\x18\x01 \x01(\v2\x12.piped.v1.SendOpenH\x00R\x04open\x12'\n" +
 	"\x05batch\x18\x02 \x01(\v2\x0f.piped.v1.BatchH\x00R\x05batchB\t\n" +
-	"\arequest\"\xe4\x02\n" +
+	"\arequest\"\xf8\x02\n" +
 	"\bSendOpen\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12\x1b\n" +
 	"\twriter_id\x18\x02 \x01(\tR\bwriterId\x12\x14\n" +
@@ -2267,7 +2290,8 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\tack_level\x18\x05 \x01(\x0e2\x12.piped.v1.AckLevelR\backLevel\x12H\n" +
 	"\x12heartbeat_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12@\n" +
 	"\x0elease_duration\x18\a \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x14\n" +
-	"\x05steal\x18\b \x01(\bR\x05steal\"\xa6\x01\n" +
+	"\x05steal\x18\b \x01(\bR\x05steal\x12\x12\n" +
+	"\x04life\x18\t \x01(\tR\x04life\"\xa6\x01\n" +
 	"\fSendResponse\x12.\n" +
 	"\x06opened\x18\x01 \x01(\v2\x14.piped.v1.SendOpenedH\x00R\x06opened\x12%\n" +
 	"\x03ack\x18\x02 \x01(\v2\x11.piped.v1.SendAckH\x00R\x03ack\x123\n" +
@@ -2293,7 +2317,7 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\vRecvRequest\x12(\n" +
 	"\x04open\x18\x01 \x01(\v2\x12.piped.v1.RecvOpenH\x00R\x04open\x12%\n" +
 	"\x03ack\x18\x02 \x01(\v2\x11.piped.v1.RecvAckH\x00R\x03ackB\t\n" +
-	"\arequest\"\x8a\x06\n" +
+	"\arequest\"\x9e\x06\n" +
 	"\bRecvOpen\x121\n" +
 	"\bendpoint\x18\x01 \x01(\v2\x15.piped.v1.EndpointRefR\bendpoint\x12&\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x12.piped.v1.RecvModeR\x04mode\x12\x1f\n" +
@@ -2316,7 +2340,8 @@ const file_piped_v1_pipe_proto_rawDesc = "" +
 	"\x05force\x18\x10 \x01(\bR\x05force\x12@\n" +
 	"\x0elease_duration\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12\x14\n" +
 	"\x05steal\x18\x12 \x01(\bR\x05steal\x12\x12\n" +
-	"\x04sent\x18\x13 \x01(\bR\x04sent\"9\n" +
+	"\x04sent\x18\x13 \x01(\bR\x04sent\x12\x12\n" +
+	"\x04life\x18\x14 \x01(\tR\x04life\"9\n" +
 	"\aRecvAck\x12.\n" +
 	"\bposition\x18\x01 \x01(\v2\x12.piped.v1.PositionR\bposition\"\xee\x01\n" +
 	"\fRecvResponse\x12.\n" +

@@ -33,8 +33,8 @@ const (
 	// and connections, nothing the loss of the daemon.
 	Durability_DURABILITY_MEMORY Durability = 1
 	// Logs and the cursors in them are kernel objects, from which whoever holds
-	// their descriptors finds every direction again, exactly. The daemon alone
-	// holds them, so a session still ends with it.
+	// their descriptors finds every direction again, exactly. Whether somebody
+	// besides the daemon holds them says survives_daemon_death.
 	Durability_DURABILITY_KERNEL Durability = 2
 )
 
@@ -125,8 +125,8 @@ type GetServerInfoResponse struct {
 	Limits *Limits `protobuf:"bytes,2,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Names of what differs between versions: "framing/NAME" for each framing,
 	// "ack/LEVEL" for each level at which Send acknowledges, "leases"
-	// (AcquireLease, ReleaseLease and the lease fields), "observe/sent"
-	// (RecvOpen.sent) and "watch" (WatchSessions).
+	// (AcquireLease, ReleaseLease and the lease fields), "life" (SendOpen.life,
+	// RecvOpen.life), "observe/sent" (RecvOpen.sent) and "watch" (WatchSessions).
 	Features []string `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
 	// What survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=piped.v1.Durability" json:"durability,omitempty"`
@@ -143,7 +143,21 @@ type GetServerInfoResponse struct {
 	// Why the durability is what it is, for people.
 	DurabilityReason string `protobuf:"bytes,10,opt,name=durability_reason,json=durabilityReason,proto3" json:"durability_reason,omitempty"`
 	// What the daemon tried out about its kernel at its start.
-	Checks        []*Check `protobuf:"bytes,11,rep,name=checks,proto3" json:"checks,omitempty"`
+	Checks []*Check `protobuf:"bytes,11,rep,name=checks,proto3" json:"checks,omitempty"`
+	// Sessions outlive the death of the daemon, also by SIGKILL: the daemon that
+	// comes next goes on with them.
+	SurvivesDaemonDeath bool `protobuf:"varint,12,opt,name=survives_daemon_death,json=survivesDaemonDeath,proto3" json:"survives_daemon_death,omitempty"`
+	// Why they do or do not, for people.
+	SurvivalReason string `protobuf:"bytes,13,opt,name=survival_reason,json=survivalReason,proto3" json:"survival_reason,omitempty"`
+	// How many daemons have served the sessions of this keeper, this one included.
+	// It grows by one with each start; 0 without a keeper.
+	FrontEpoch uint64 `protobuf:"varint,14,opt,name=front_epoch,json=frontEpoch,proto3" json:"front_epoch,omitempty"`
+	// The process that keeps descriptors and children while the daemon is dead.
+	// Absent where there is none.
+	Keeper *Keeper `protobuf:"bytes,15,opt,name=keeper,proto3" json:"keeper,omitempty"`
+	// How the daemon came to its present sessions. Absent where it did not follow
+	// another one.
+	LastRestart   *Restart `protobuf:"bytes,16,opt,name=last_restart,json=lastRestart,proto3" json:"last_restart,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -255,6 +269,190 @@ func (x *GetServerInfoResponse) GetChecks() []*Check {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetSurvivesDaemonDeath() bool {
+	if x != nil {
+		return x.SurvivesDaemonDeath
+	}
+	return false
+}
+
+func (x *GetServerInfoResponse) GetSurvivalReason() string {
+	if x != nil {
+		return x.SurvivalReason
+	}
+	return ""
+}
+
+func (x *GetServerInfoResponse) GetFrontEpoch() uint64 {
+	if x != nil {
+		return x.FrontEpoch
+	}
+	return 0
+}
+
+func (x *GetServerInfoResponse) GetKeeper() *Keeper {
+	if x != nil {
+		return x.Keeper
+	}
+	return nil
+}
+
+func (x *GetServerInfoResponse) GetLastRestart() *Restart {
+	if x != nil {
+		return x.LastRestart
+	}
+	return nil
+}
+
+// A Keeper is the parent of all processes, and has a copy of every descriptor of
+// every session.
+type Keeper struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its process id.
+	Pid int32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Its version.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// When it started.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Since when there is no keeper and the daemon waits for a new one. Absent while
+	// there is one. Meanwhile what needs it is refused with KEEPER_AWAY.
+	AwaySince     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=away_since,json=awaySince,proto3" json:"away_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Keeper) Reset() {
+	*x = Keeper{}
+	mi := &file_piped_v1_server_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Keeper) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Keeper) ProtoMessage() {}
+
+func (x *Keeper) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_server_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Keeper.ProtoReflect.Descriptor instead.
+func (*Keeper) Descriptor() ([]byte, []int) {
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Keeper) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Keeper) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Keeper) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Keeper) GetAwaySince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AwaySince
+	}
+	return nil
+}
+
+// A Restart is how one daemon followed another.
+type Restart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the daemon served again.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// How long nobody served: from the death of the daemon before until then. Absent
+	// where it is not known.
+	Pause *durationpb.Duration `protobuf:"bytes,2,opt,name=pause,proto3" json:"pause,omitempty"`
+	// Sessions that were found again.
+	RecoveredSessions uint32 `protobuf:"varint,3,opt,name=recovered_sessions,json=recoveredSessions,proto3" json:"recovered_sessions,omitempty"`
+	// Sessions that were lost; GetSession says why.
+	LostSessions  uint32 `protobuf:"varint,4,opt,name=lost_sessions,json=lostSessions,proto3" json:"lost_sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restart) Reset() {
+	*x = Restart{}
+	mi := &file_piped_v1_server_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restart) ProtoMessage() {}
+
+func (x *Restart) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_server_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restart.ProtoReflect.Descriptor instead.
+func (*Restart) Descriptor() ([]byte, []int) {
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Restart) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Restart) GetPause() *durationpb.Duration {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+func (x *Restart) GetRecoveredSessions() uint32 {
+	if x != nil {
+		return x.RecoveredSessions
+	}
+	return 0
+}
+
+func (x *Restart) GetLostSessions() uint32 {
+	if x != nil {
+		return x.LostSessions
+	}
+	return 0
+}
+
 // A Check is something that the daemon tried out.
 type Check struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -270,7 +468,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_piped_v1_server_proto_msgTypes[2]
+	mi := &file_piped_v1_server_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +480,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[2]
+	mi := &file_piped_v1_server_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +493,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Check) GetName() string {
@@ -356,7 +554,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_piped_v1_server_proto_msgTypes[3]
+	mi := &file_piped_v1_server_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +566,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[3]
+	mi := &file_piped_v1_server_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +579,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{3}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Limits) GetPartSize() uint64 {
@@ -487,7 +685,7 @@ var File_piped_v1_server_proto protoreflect.FileDescriptor
 const file_piped_v1_server_proto_rawDesc = "" +
 	"\n" +
 	"\x15piped/v1/server.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xbe\x03\n" +
+	"\x14GetServerInfoRequest\"\x9c\x05\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x06limits\x18\x02 \x01(\v2\x10.piped.v1.LimitsR\x06limits\x12\x1a\n" +
@@ -503,7 +701,25 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\taddresses\x18\t \x03(\tR\taddresses\x12+\n" +
 	"\x11durability_reason\x18\n" +
 	" \x01(\tR\x10durabilityReason\x12'\n" +
-	"\x06checks\x18\v \x03(\v2\x0f.piped.v1.CheckR\x06checks\"K\n" +
+	"\x06checks\x18\v \x03(\v2\x0f.piped.v1.CheckR\x06checks\x122\n" +
+	"\x15survives_daemon_death\x18\f \x01(\bR\x13survivesDaemonDeath\x12'\n" +
+	"\x0fsurvival_reason\x18\r \x01(\tR\x0esurvivalReason\x12\x1f\n" +
+	"\vfront_epoch\x18\x0e \x01(\x04R\n" +
+	"frontEpoch\x12(\n" +
+	"\x06keeper\x18\x0f \x01(\v2\x10.piped.v1.KeeperR\x06keeper\x124\n" +
+	"\flast_restart\x18\x10 \x01(\v2\x11.piped.v1.RestartR\vlastRestart\"\xaa\x01\n" +
+	"\x06Keeper\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x129\n" +
+	"\n" +
+	"away_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tawaySince\"\xbe\x01\n" +
+	"\aRestart\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12/\n" +
+	"\x05pause\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05pause\x12-\n" +
+	"\x12recovered_sessions\x18\x03 \x01(\rR\x11recoveredSessions\x12#\n" +
+	"\rlost_sessions\x18\x04 \x01(\rR\flostSessions\"K\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
@@ -546,32 +762,40 @@ func file_piped_v1_server_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_server_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_piped_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_piped_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_piped_v1_server_proto_goTypes = []any{
 	(Durability)(0),               // 0: piped.v1.Durability
 	(*GetServerInfoRequest)(nil),  // 1: piped.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil), // 2: piped.v1.GetServerInfoResponse
-	(*Check)(nil),                 // 3: piped.v1.Check
-	(*Limits)(nil),                // 4: piped.v1.Limits
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
+	(*Keeper)(nil),                // 3: piped.v1.Keeper
+	(*Restart)(nil),               // 4: piped.v1.Restart
+	(*Check)(nil),                 // 5: piped.v1.Check
+	(*Limits)(nil),                // 6: piped.v1.Limits
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_piped_v1_server_proto_depIdxs = []int32{
-	4, // 0: piped.v1.GetServerInfoResponse.limits:type_name -> piped.v1.Limits
-	0, // 1: piped.v1.GetServerInfoResponse.durability:type_name -> piped.v1.Durability
-	5, // 2: piped.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	3, // 3: piped.v1.GetServerInfoResponse.checks:type_name -> piped.v1.Check
-	6, // 4: piped.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
-	6, // 5: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
-	6, // 6: piped.v1.Limits.lease_duration:type_name -> google.protobuf.Duration
-	6, // 7: piped.v1.Limits.max_lease_duration:type_name -> google.protobuf.Duration
-	1, // 8: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
-	2, // 9: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	6,  // 0: piped.v1.GetServerInfoResponse.limits:type_name -> piped.v1.Limits
+	0,  // 1: piped.v1.GetServerInfoResponse.durability:type_name -> piped.v1.Durability
+	7,  // 2: piped.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	5,  // 3: piped.v1.GetServerInfoResponse.checks:type_name -> piped.v1.Check
+	3,  // 4: piped.v1.GetServerInfoResponse.keeper:type_name -> piped.v1.Keeper
+	4,  // 5: piped.v1.GetServerInfoResponse.last_restart:type_name -> piped.v1.Restart
+	7,  // 6: piped.v1.Keeper.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 7: piped.v1.Keeper.away_since:type_name -> google.protobuf.Timestamp
+	7,  // 8: piped.v1.Restart.time:type_name -> google.protobuf.Timestamp
+	8,  // 9: piped.v1.Restart.pause:type_name -> google.protobuf.Duration
+	8,  // 10: piped.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
+	8,  // 11: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
+	8,  // 12: piped.v1.Limits.lease_duration:type_name -> google.protobuf.Duration
+	8,  // 13: piped.v1.Limits.max_lease_duration:type_name -> google.protobuf.Duration
+	1,  // 14: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
+	2,  // 15: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
+	15, // [15:16] is the sub-list for method output_type
+	14, // [14:15] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_server_proto_init() }
@@ -585,7 +809,7 @@ func file_piped_v1_server_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_server_proto_rawDesc), len(file_piped_v1_server_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1281,6 +1281,7 @@ type Exit struct {
 	//
 	//	*Exit_Code
 	//	*Exit_Signal
+	//	*Exit_Unknown
 	Status isExit_Status `protobuf_oneof:"status"`
 	// The signal's number here; 0 without a signal.
 	SignalNumber int32 `protobuf:"varint,3,opt,name=signal_number,json=signalNumber,proto3" json:"signal_number,omitempty"`
@@ -1347,6 +1348,15 @@ func (x *Exit) GetSignal() string {
 	return ""
 }
 
+func (x *Exit) GetUnknown() bool {
+	if x != nil {
+		if x, ok := x.Status.(*Exit_Unknown); ok {
+			return x.Unknown
+		}
+	}
+	return false
+}
+
 func (x *Exit) GetSignalNumber() int32 {
 	if x != nil {
 		return x.SignalNumber
@@ -1382,9 +1392,17 @@ type Exit_Signal struct {
 	Signal string `protobuf:"bytes,2,opt,name=signal,proto3,oneof"`
 }
 
+type Exit_Unknown struct {
+	// It has exited, and nobody can tell how: the keeper died before it, and this
+	// kernel does not keep the exit of a process that is not one's own child.
+	Unknown bool `protobuf:"varint,6,opt,name=unknown,proto3,oneof"`
+}
+
 func (*Exit_Code) isExit_Status() {}
 
 func (*Exit_Signal) isExit_Status() {}
+
+func (*Exit_Unknown) isExit_Status() {}
 
 // A PipeSpec says what pipe to make.
 type PipeSpec struct {
@@ -3234,10 +3252,11 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xbf\x01\n" +
+	"\t_all_read\"\xdb\x01\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
-	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12#\n" +
+	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
+	"\aunknown\x18\x06 \x01(\bH\x00R\aunknown\x12#\n" +
 	"\rsignal_number\x18\x03 \x01(\x05R\fsignalNumber\x12\x1f\n" +
 	"\vcore_dumped\x18\x04 \x01(\bR\n" +
 	"coreDumped\x127\n" +
@@ -3597,6 +3616,7 @@ func file_piped_v1_session_proto_init() {
 	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
+		(*Exit_Unknown)(nil),
 	}
 	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),

@@ -41,7 +41,8 @@ type SessionServiceClient interface {
 	// CreateSession creates a session with its pipes and, if asked, its first
 	// process. It happens as a whole or not at all.
 	CreateSession(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
-	// GetSession returns one session.
+	// GetSession returns one session. One that did not outlive the death of the
+	// daemon is told with SESSION_LOST, whose metadata says why.
 	GetSession(ctx context.Context, in *GetSessionRequest, opts ...grpc.CallOption) (*GetSessionResponse, error)
 	// ListSessions returns sessions in the order of their creation.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
@@ -55,7 +56,8 @@ type SessionServiceClient interface {
 	CreatePipe(ctx context.Context, in *CreatePipeRequest, opts ...grpc.CallOption) (*CreatePipeResponse, error)
 	// StartProcess starts one more process in a session.
 	StartProcess(ctx context.Context, in *StartProcessRequest, opts ...grpc.CallOption) (*StartProcessResponse, error)
-	// SignalProcess sends a signal.
+	// SignalProcess sends a signal, at most once. Where that is not certain it says
+	// so, with SIGNAL_UNCERTAIN.
 	SignalProcess(ctx context.Context, in *SignalProcessRequest, opts ...grpc.CallOption) (*SignalProcessResponse, error)
 	// WaitProcess waits until a process has exited.
 	WaitProcess(ctx context.Context, in *WaitProcessRequest, opts ...grpc.CallOption) (*WaitProcessResponse, error)
@@ -191,7 +193,8 @@ type SessionServiceServer interface {
 	// CreateSession creates a session with its pipes and, if asked, its first
 	// process. It happens as a whole or not at all.
 	CreateSession(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
-	// GetSession returns one session.
+	// GetSession returns one session. One that did not outlive the death of the
+	// daemon is told with SESSION_LOST, whose metadata says why.
 	GetSession(context.Context, *GetSessionRequest) (*GetSessionResponse, error)
 	// ListSessions returns sessions in the order of their creation.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
@@ -205,7 +208,8 @@ type SessionServiceServer interface {
 	CreatePipe(context.Context, *CreatePipeRequest) (*CreatePipeResponse, error)
 	// StartProcess starts one more process in a session.
 	StartProcess(context.Context, *StartProcessRequest) (*StartProcessResponse, error)
-	// SignalProcess sends a signal.
+	// SignalProcess sends a signal, at most once. Where that is not certain it says
+	// so, with SIGNAL_UNCERTAIN.
 	SignalProcess(context.Context, *SignalProcessRequest) (*SignalProcessResponse, error)
 	// WaitProcess waits until a process has exited.
 	WaitProcess(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error)

@@ -1,0 +1,364 @@
+package custody
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/piped-dev/piped/failpoint"
+	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/keeper/spawner"
+	"github.com/piped-dev/piped/keeper/wire"
+)
+
+// A spawn is a process that is to be made.
+type spawn struct {
+	fds []int // sources and blob; closed when it was tried
+	// wanted is asked right before; done is told how it went, with the pidfd,
+	// which it takes over. Both are called with the custody's lock held.
+	wanted func() bool
+	done   func(pid, pidfd int, start uint64, failure *wire.Failure)
+}
+
+// starter talks to the spawner: one process after the other.
+type starter struct {
+	c *custody
+
+	mu    sync.Mutex // guards what follows
+	queue []spawn
+	held  int // greater than zero: nothing new is begun
+	busy  bool
+	more  *sync.Cond
+
+	// Of the starter's goroutine alone.
+	conn  *wire.Conn
+	pid   int
+	pidfd int
+}
+
+func newStarter(c *custody) *starter {
+	s := &starter{c: c, pidfd: -1}
+	s.more = sync.NewCond(&s.mu)
+	return s
+}
+
+// add puts a spawn at the end of the queue.
+func (s *starter) add(one spawn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue = append(s.queue, one)
+	s.more.Broadcast()
+}
+
+// hold keeps new spawns back and waits for the one under way.
+func (s *starter) hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held++
+	for s.busy {
+		s.more.Wait()
+	}
+}
+
+// empty tells whether nothing is to be made.
+func (s *starter) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.queue) == 0 && !s.busy
+}
+
+// goOn is the inverse of hold.
+func (s *starter) goOn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held--
+	s.more.Broadcast()
+}
+
+// sweep reaps children that nobody knows, unless one is being made: then that is done after it. The custody's lock is held.
+func (s *starter) sweep() {
+	s.mu.Lock()
+	if s.busy {
+		s.mu.Unlock()
+		return
+	}
+	s.held++
+	s.mu.Unlock()
+	s.c.sweep()
+	s.goOn()
+}
+
+// run makes what is in the queue, for ever.
+func (s *starter) run() {
+	for {
+		s.mu.Lock()
+		s.busy = false
+		s.more.Broadcast()
+		for len(s.queue) == 0 || s.held > 0 {
+			s.more.Wait()
+		}
+		one := s.queue[0]
+		s.queue = s.queue[1:]
+		s.busy = true
+		s.mu.Unlock()
+		s.make(one)
+	}
+}
+
+// make makes one process.
+func (s *starter) make(one spawn) {
+	s.c.mu.Lock()
+	wanted := one.wanted()
+	s.c.mu.Unlock()
+	if !wanted {
+		wire.CloseAll(one.fds)
+		s.c.mu.Lock()
+		defer s.c.mu.Unlock()
+		one.done(0, -1, 0, &wire.Failure{Text: "it is not wanted any more"})
+		return
+	}
+	pid, pidfd, failure := s.ask(one.fds)
+	wire.CloseAll(one.fds)
+	var start uint64
+	if failure == nil {
+		var err error
+		if start, err = startTime(pid); err != nil {
+			failure = keeper.Describe(&keeper.SpawnError{Step: "watch", Err: err})
+			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+			_, _ = waitid(unix.P_PIDFD, pidfd, 0)
+			_ = unix.Close(pidfd)
+		}
+	}
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	defer s.c.sweep() // what exited while it could not be told from a child that is not yet on record
+	if failure != nil {
+		one.done(0, -1, 0, failure)
+		return
+	}
+	failpoint.Hit("custody.spawned")
+	one.done(pid, pidfd, start, nil)
+	failpoint.Hit("custody.start-recorded")
+	if err := s.conn.Send(&wire.Message{Verb: wire.Settled}); err != nil {
+		s.c.log.Warn("the spawner does not answer", "error", err)
+	}
+}
+
+// ask has the spawner make a process. A spawner that dies is replaced, but what
+// it was asked for is not asked for twice: it may have been done.
+func (s *starter) ask(fds []int) (pid, pidfd int, failure *wire.Failure) {
+	if s.conn == nil {
+		if err := s.launch(); err != nil {
+			return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: fmt.Errorf("no spawner: %w", err)})
+		}
+	}
+	var answer wire.Message
+	err := s.conn.Send(&wire.Message{Verb: wire.Spawn}, fds...)
+	if err == nil {
+		fds, err = s.conn.Recv(&answer)
+	}
+	switch {
+	case errors.Is(err, syscall.ETOOMANYREFS):
+		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: fmt.Errorf("%w: %w", keeper.ErrDescriptors, err)})
+	case err != nil && !errors.Is(err, wire.ErrDescriptors):
+		s.bury()
+		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: errors.New("the spawner has died")})
+	case err != nil: // there is a process of which nothing is known
+		s.bury()
+		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "watch", Err: fmt.Errorf("%w: %w", keeper.ErrDescriptors, err)})
+	case answer.Code == wire.Failed && len(fds) == 1:
+		defer wire.CloseAll(fds)
+		if data, err := wire.ReadBlob(fds[0]); err == nil {
+			if failure, err = wire.DecodeFailure(data); err == nil {
+				return 0, -1, failure
+			}
+		}
+		return 0, -1, &wire.Failure{Step: "fork", Text: "the spawner cannot say why"}
+	case answer.Code != wire.OK || len(fds) != 1:
+		wire.CloseAll(fds)
+		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: errors.New(answer.Text)})
+	}
+	return int(answer.Args[0]), fds[0], nil //nolint:gosec // a process id
+}
+
+// launch starts a spawner: this program again.
+func (s *starter) launch() error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socketpair", err)
+	}
+	defer func() { _ = unix.Close(pair[1]) }()
+	files := make([]uintptr, spawner.SocketFD+1)
+	for i := range 3 {
+		files[i] = uintptr(i)
+	}
+	files[spawner.SocketFD] = uintptr(pair[1])
+	pidfd := -1
+	s.c.mu.Lock() // so that no sweep comes before it is known
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"piped-spawner", "--spawner"}, &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: files, Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+	})
+	if err == nil {
+		s.c.children[pid] = func() {
+			_, _ = waitid(unix.P_PIDFD, pidfd, 0)
+			delete(s.c.children, pid)
+		}
+	}
+	s.c.mu.Unlock()
+	if err != nil {
+		_ = unix.Close(pair[0])
+		return err
+	}
+	s.pid, s.pidfd = pid, pidfd
+	s.conn, err = wire.NewConn(pair[0])
+	if err != nil {
+		s.bury()
+	}
+	return err
+}
+
+// bury ends the spawner and reaps it, and what it has made that nobody knows.
+func (s *starter) bury() {
+	if s.conn != nil {
+		_ = s.conn.Close()
+		s.conn = nil
+	}
+	if s.pidfd < 0 {
+		return
+	}
+	_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
+	for !gone(s.pidfd) {
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(s.pidfd), Events: unix.POLLIN}}, -1) //nolint:gosec // a descriptor
+	}
+	s.c.mu.Lock()
+	if reap := s.c.children[s.pid]; reap != nil {
+		reap()
+	}
+	s.c.killUnknown()
+	s.c.mu.Unlock()
+	_ = unix.Close(s.pidfd)
+	s.pid, s.pidfd = 0, -1
+}
+
+// killUnknown kills and reaps the children that nobody knows.
+func (c *custody) killUnknown() {
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task) // the thread may be gone
+		for word := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(word)
+			if err != nil || c.children[pid] != nil {
+				continue
+			}
+			_ = unix.Kill(pid, unix.SIGKILL)
+			_, _ = unix.Wait4(pid, nil, 0, nil)
+		}
+	}
+}
+
+// start starts a process for a request.
+func (c *custody) start(p *peer, m *wire.Message, fds []int) {
+	a := c.accounts[m.UID]
+	if a == nil || len(fds) == 0 {
+		wire.CloseAll(fds)
+		p.answer(m, wire.Unknown, "no such account")
+		return
+	}
+	if old := a.processes[m.Key]; old != nil {
+		wire.CloseAll(fds)
+		if old.starting {
+			old.started = append(old.started, func() { c.answerStart(p, m, old) })
+			return
+		}
+		c.answerStart(p, m, old)
+		return
+	}
+	one := &process{uid: m.UID, key: m.Key, pidfd: -1, child: true, starting: true}
+	one.slot = c.reg.add(one.record())
+	a.processes[m.Key] = one
+	request := *m
+	c.starter.add(spawn{
+		fds: fds,
+		wanted: func() bool {
+			// A start that has not begun ends with the front that asked for it.
+			return !one.discarded && c.front != nil && c.front.peer == p
+		},
+		done: func(pid, pidfd int, start uint64, failure *wire.Failure) {
+			if failure == nil {
+				failure = c.made(one, pid, pidfd, start)
+			}
+			one.starting = false
+			if failure != nil {
+				if a.processes[one.key] == one {
+					delete(a.processes, one.key)
+				}
+				if one.slot != 0 {
+					c.reg.drop(one.slot)
+					one.slot = 0
+				}
+				refuse(p, &request, failure)
+			} else {
+				c.answerStart(p, &request, one)
+			}
+			for _, f := range one.started {
+				f()
+			}
+			one.started = nil
+			c.pump()
+		},
+	})
+}
+
+// made takes a new process on record.
+func (c *custody) made(one *process, pid, pidfd int, start uint64) *wire.Failure {
+	one.Pid, one.Start, one.pidfd = pid, start, pidfd
+	if one.slot != 0 {
+		c.reg.set(one.slot, one.record())
+	}
+	err := c.watch(one)
+	if err == nil {
+		c.log.Debug("process started", "pid", pid)
+		return nil
+	}
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	_, _ = unix.Wait4(pid, nil, 0, nil)
+	_ = unix.Close(pidfd)
+	one.pidfd = -1
+	return keeper.Describe(&keeper.SpawnError{Step: "watch", Err: err})
+}
+
+// answerStart tells of a process that was started, or could not be.
+func (c *custody) answerStart(p *peer, m *wire.Message, one *process) {
+	if one.Pid == 0 {
+		p.answer(m, wire.Unknown, "it could not be started")
+		return
+	}
+	answer := wire.Message{Verb: m.Verb, Reply: true, ID: m.ID, UID: m.UID, Key: m.Key}
+	fds, err := one.describe(&answer)
+	if err != nil {
+		// A process that the front cannot have is none.
+		if a := c.accounts[one.uid]; a != nil && a.processes[one.key] == one {
+			c.discard(a, one.key, one, func() {})
+		}
+		p.answer(m, wire.Scarce, err.Error())
+		return
+	}
+	p.send(answer, fds...)
+}
+
+// refuse says why there is no process.
+func refuse(p *peer, m *wire.Message, failure *wire.Failure) {
+	blob, err := wire.NewBlob(failure.Encode())
+	if err != nil {
+		p.answer(m, wire.Scarce, failure.Text)
+		return
+	}
+	p.send(wire.Message{Verb: m.Verb, Reply: true, ID: m.ID, Code: wire.Failed, UID: m.UID, Key: m.Key}, blob)
+}

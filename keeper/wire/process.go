@@ -1,0 +1,54 @@
+package wire
+
+// A Process is what a message says about one: in [Start], [Claim], [Exit] and
+// [PartProcess] its arguments from the second on.
+type Process struct {
+	Pid int
+	// Start is when it was started, in ticks since the machine was; with the
+	// pid it names a process for good.
+	Start uint64
+	// Exited says that the rest is there.
+	Exited, Unknown, CoreDumped bool
+	Code, Signal                int
+	// Time is when the exit was seen, in nanoseconds since 1970.
+	Time int64
+}
+
+const (
+	processExited = 1 << iota
+	processUnknown
+	processCore
+)
+
+// Flags returns the flags of an exit as one number.
+func (p *Process) Flags() uint64 {
+	var flags uint64
+	for i, set := range [...]bool{p.Exited, p.Unknown, p.CoreDumped} {
+		if set {
+			flags |= 1 << i
+		}
+	}
+	return flags
+}
+
+// SetFlags is the inverse of Flags.
+func (p *Process) SetFlags(flags uint64) {
+	p.Exited, p.Unknown, p.CoreDumped = flags&processExited != 0, flags&processUnknown != 0, flags&processCore != 0
+}
+
+// SetProcess puts p into the arguments.
+//
+//nolint:gosec // the same bits
+func (m *Message) SetProcess(p *Process) {
+	m.Args[1], m.Args[2], m.Args[3] = uint64(p.Pid), p.Start, p.Flags()
+	m.Args[4], m.Args[5], m.Args[6] = uint64(p.Code), uint64(p.Signal), uint64(p.Time)
+}
+
+// Process returns what the arguments say.
+//
+//nolint:gosec // the same bits
+func (m *Message) Process() Process {
+	p := Process{Pid: int(m.Args[1]), Start: m.Args[2], Code: int(m.Args[4]), Signal: int(m.Args[5]), Time: int64(m.Args[6])}
+	p.SetFlags(m.Args[3])
+	return p
+}

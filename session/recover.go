@@ -1,0 +1,412 @@
+package session
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/google/uuid"
+
+	"github.com/piped-dev/piped/failpoint"
+	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/pipe"
+)
+
+// errNeverWas: nobody was ever told of the session; errGone: its deletion had begun.
+var (
+	errNeverWas = errors.New("its creation was cut off")
+	errGone     = errors.New("its deletion was cut off")
+)
+
+// Recovered says what became of the sessions of the daemon before.
+type Recovered struct {
+	Sessions int // that go on
+	Lost     int
+}
+
+// recover makes the sessions again that the daemon before has left. What was begun
+// is finished or undone. The error means that nothing was touched: the records are
+// of a later version.
+func (r *Registry) recover(estate *keeper.Estate) (Recovered, error) {
+	var done Recovered
+	for _, l := range estate.Lost {
+		why := LostBoth
+		if l.Reboot {
+			why = LostReboot
+		}
+		r.lose(l.Name, l.UID, why, nil)
+		done.Lost++
+	}
+	heirlooms := make([]*heirloom, len(estate.Sessions))
+	for i, left := range estate.Sessions {
+		heirlooms[i] = &heirloom{reg: r, left: left}
+	}
+	// Versions first: nothing is touched if there is one that is not known. The
+	// descriptors end with the process, which cannot go on.
+	for _, h := range heirlooms {
+		if h.err = h.read(); errors.Is(h.err, pipe.ErrVersion) {
+			return done, fmt.Errorf("session %s: %w", h.left.Name, h.err)
+		}
+	}
+	var wg sync.WaitGroup
+	turns := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for _, h := range heirlooms {
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			if h.err == nil {
+				h.err = h.recover()
+			}
+		})
+	}
+	wg.Wait()
+	for _, h := range heirlooms {
+		switch {
+		case h.err == nil:
+			r.adopt(h)
+			done.Sessions++
+		case errors.Is(h.err, errNeverWas), errors.Is(h.err, errGone):
+			r.log.Info("session removed", "session", h.left.Name, "reason", h.err)
+			h.drop()
+		default:
+			h.drop()
+			lost := new(LostError)
+			if !errors.As(h.err, &lost) {
+				lost = &LostError{Why: LostCorrupt}
+			}
+			r.lose(h.left.Name, h.left.UID, lost.Why, h.err)
+			done.Lost++
+		}
+	}
+	return done, nil
+}
+
+// lose remembers that a session was lost.
+func (r *Registry) lose(name string, uid keeper.UID, why string, err error) {
+	r.log.Error("session lost", "session", name, "uid", uuid.UUID(uid), "why", why, "error", err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost := &LostError{Name: name, Why: why}
+	r.lost[name], r.lost[uuid.UUID(uid).String()] = lost, lost
+}
+
+// adopt makes a recovered session one of ours.
+func (r *Registry) adopt(h *heirloom) {
+	s := h.s
+	r.mu.Lock()
+	r.byName[s.name], r.byUID[s.uid] = s, s
+	r.mu.Unlock()
+	r.requests.recall(s.request, digest(h.record.Digest), s)
+	for name, p := range h.pipes {
+		s.pipeRequests.recall(h.pipeRecords[name].Request, digestIn(h.pipeRecords[name].Digest), p)
+	}
+	for _, p := range s.procs {
+		rec := h.processRecords[p.name]
+		s.processRequests.recall(rec.Request, digestIn(rec.Digest), p)
+		if p.Running() {
+			r.watch(s, p)
+		} else {
+			p.exited.Do(func() {})
+		}
+	}
+	s.Ended()
+}
+
+// An heirloom is a session that is being recovered.
+type heirloom struct {
+	reg  *Registry
+	left *keeper.Remains
+	err  error
+
+	s              *Session
+	control        *pipe.Control
+	record         sessionRecord
+	pipeRecords    map[string]*pipeRecord
+	processRecords map[string]*processRecord
+	leases         map[string]*leaseRecord
+	senders        map[string]*writerState
+	writers        map[string]*writerState
+	pipes          map[string]*Pipe
+}
+
+// take takes a descriptor over; -1 where there is none.
+func (h *heirloom) take(key pipe.Key) int {
+	fd, ok := h.left.Files[uint32(key)]
+	if !ok {
+		return -1
+	}
+	delete(h.left.Files, uint32(key))
+	return fd
+}
+
+// close closes what nobody has taken over.
+func (h *heirloom) close() {
+	for _, fd := range h.left.Files {
+		_ = syscall.Close(fd)
+	}
+	clear(h.left.Files)
+	if h.control != nil {
+		h.control.Close()
+	}
+}
+
+// drop lets go of a session that cannot be recovered: its processes are killed.
+func (h *heirloom) drop() {
+	for _, p := range h.pipes {
+		p.close()
+		p.wait()
+	}
+	h.close()
+	h.left.Account.Leave()
+}
+
+// read reads the records. It changes nothing.
+func (h *heirloom) read() error {
+	fd := h.take(pipe.ControlKey)
+	if fd < 0 {
+		if _, ok := h.left.Files[memoryKey]; ok {
+			return &LostError{Name: h.left.Name, Why: LostMemory}
+		}
+		return errNeverWas
+	}
+	control, err := pipe.OpenControl(fd, vault{h.left.Account})
+	if err != nil {
+		return err
+	}
+	h.control = control
+	all := control.Journal().All()
+	text, ok := all[keySession]
+	if !ok {
+		return errNeverWas
+	}
+	if err := decode(text, &h.record); err != nil {
+		return err
+	}
+	if v := h.record.Version; v > recordVersion {
+		return fmt.Errorf("%w: the records of session %s have version %d, this program knows %d", pipe.ErrVersion, h.record.Name, v, recordVersion)
+	}
+	switch {
+	case h.record.Gone:
+		return errGone
+	case len(h.record.Digest) != len(digest{}):
+		return fmt.Errorf("%w: a digest of %d bytes", pipe.ErrCorrupt, len(h.record.Digest))
+	case h.record.Shed:
+		return &LostError{Name: h.left.Name, Why: LostMemory}
+	}
+	var errs [5]error
+	h.pipeRecords, errs[0] = decodeAll[pipeRecord](all, prefixPipe)
+	h.processRecords, errs[1] = decodeAll[processRecord](all, prefixProc)
+	h.leases, errs[2] = decodeAll[leaseRecord](all, prefixLease)
+	h.senders, errs[3] = decodeAll[writerState](all, prefixSender)
+	h.writers, errs[4] = decodeAll[writerState](all, prefixWriter)
+	return errors.Join(errs[:]...)
+}
+
+// recover makes the session again.
+func (h *heirloom) recover() error {
+	h.s = &Session{reg: h.reg, name: h.record.Name, uid: h.record.UID, labels: h.record.Labels, created: h.record.Created,
+		request: h.record.Request, digest: h.record.Digest, account: h.left.Account, control: h.control}
+	h.unstarted()
+	if !h.record.Ready && len(h.processRecords) == 0 {
+		return errNeverWas
+	}
+	if err := h.recoverPipes(); err != nil {
+		return err
+	}
+	for key := range h.left.Files { // of what never came to be, or was just being dropped
+		h.s.account.Remove(key)
+	}
+	for _, fd := range h.left.Files {
+		_ = syscall.Close(fd)
+	}
+	clear(h.left.Files)
+	if err := h.recoverProcesses(); err != nil {
+		return err
+	}
+	if err := h.recoverRoles(); err != nil {
+		return err
+	}
+	h.silence()
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	h.s.ready = true
+	if _, over := h.s.endedLocked(); over && !h.record.Ended.IsZero() {
+		h.s.ended = h.record.Ended
+	}
+	failpoint.Hit("session.before-recovered")
+	return h.s.put(keySession, h.s.recordLocked())
+}
+
+// unstarted forgets processes that were to be started and were not, and the pipes
+// that were made for them.
+func (h *heirloom) unstarted() {
+	for name, p := range h.processRecords {
+		if _, there := h.left.Processes[p.Key]; !p.Started && !there {
+			delete(h.processRecords, name)
+			h.s.strike(prefixProc + name)
+		}
+	}
+	for name, p := range h.pipeRecords {
+		if _, there := h.processRecords[p.For]; p.For != "" && !there {
+			delete(h.pipeRecords, name)
+			h.s.strike(prefixPipe + name)
+		}
+	}
+}
+
+func (h *heirloom) recoverPipes() error {
+	h.pipes = make(map[string]*Pipe)
+	order := slices.SortedFunc(maps.Keys(h.pipeRecords), func(a, b string) int { return cmp.Compare(h.pipeRecords[a].Order, h.pipeRecords[b].Order) })
+	for _, name := range order {
+		rec := h.pipeRecords[name]
+		kept := pipe.Kept{Control: h.control, Slot: rec.Slot, Vault: vault{h.s.account}}
+		for i := range kept.Ends {
+			key := func(part pipe.KeyPart) pipe.Key { return pipe.KeyOf(rec.Slot, i+1, part) }
+			kept.Ends[i] = pipe.KeptEnd{Read: h.take(key(pipe.PartRead)), Write: h.take(key(pipe.PartWrite)),
+				Inbox: h.take(key(pipe.PartInbox)), Outbox: h.take(key(pipe.PartOutbox))}
+			if rec.Kind == pipe.Duplex {
+				kept.Ends[i].Write = kept.Ends[i].Read
+			}
+		}
+		s := h.s
+		one, two, err := pipe.Recover(h.reg.poller, kept, func(end int, sent bool) { s.directionEnded(name, end, sent) })
+		if err != nil {
+			return fmt.Errorf("pipe %s: %w", name, err)
+		}
+		p := &Pipe{name: name, kind: rec.Kind, in: rec.In, out: rec.Out}
+		for i, ep := range []*pipe.Endpoint{one, two} {
+			p.ends[i] = &Endpoint{session: s, pipe: p, num: i + 1, ep: ep, ids: rec.Ends[i]}
+		}
+		h.pipes[name] = p
+		s.pipes = append(s.pipes, p)
+		s.countOrder(rec.Order)
+	}
+	return nil
+}
+
+// countOrder keeps next from giving a number twice.
+func (s *Session) countOrder(order int) { s.serial = max(s.serial, order-createdWith) }
+
+func (h *heirloom) end(r endRecord) (*Endpoint, error) {
+	p := h.pipes[r.Pipe]
+	if p == nil {
+		return nil, fmt.Errorf("%w: a process has an end of pipe %q, which is not there", pipe.ErrCorrupt, r.Pipe)
+	}
+	return p.end(r.End)
+}
+
+func (h *heirloom) recoverProcesses() error {
+	order := slices.SortedFunc(maps.Keys(h.processRecords), func(a, b string) int {
+		return cmp.Compare(h.processRecords[a].Order, h.processRecords[b].Order)
+	})
+	for _, name := range order {
+		rec := h.processRecords[name]
+		p := &Process{name: name, key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
+			child: h.left.Processes[rec.Key]}
+		if p.child == nil {
+			p.child = forgotten{}
+		}
+		for _, in := range rec.Inputs {
+			e, err := h.end(in)
+			if err != nil {
+				return err
+			}
+			p.inputs = append(p.inputs, e)
+		}
+		for _, given := range rec.Given {
+			e, err := h.end(given)
+			if err != nil {
+				return err
+			}
+			p.given = append(p.given, e)
+			e.inherited(p)
+			if given.HandOver {
+				e.handedTo = p.name
+				e.ep.Close(false)
+			}
+		}
+		h.s.procs = append(h.s.procs, p)
+		h.s.countOrder(rec.Order)
+		if !rec.Started {
+			rec.Started = true
+			h.s.note(prefixProc+name, *rec)
+		}
+	}
+	return nil
+}
+
+// recoverRoles makes leases and the memory of writers again.
+func (h *heirloom) recoverRoles() error {
+	for _, p := range h.s.pipes {
+		for _, e := range p.ends {
+			e.mu.Lock()
+			err := h.recoverEndpoint(e)
+			e.mu.Unlock()
+			if err != nil {
+				return fmt.Errorf("%s: %w", e.Ref(), err)
+			}
+		}
+	}
+	return nil
+}
+
+func (h *heirloom) recoverEndpoint(e *Endpoint) error {
+	ref := strings.TrimPrefix(e.key(prefixSender), prefixSender)
+	var writers []*writerState
+	for key, w := range h.writers {
+		if strings.HasPrefix(key, ref+"/") {
+			writers = append(writers, w)
+		}
+	}
+	e.restoreWriters(writers, h.senders[ref])
+	for _, role := range []Role{RoleWriter, RoleConsumer} {
+		rec := h.leases[fmt.Sprintf("%s/%d", ref, role)]
+		if rec == nil {
+			continue
+		}
+		if err := e.leaseLocked(role).restore(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// silence lets nothing be told of what has happened before: who watches begins
+// with a look at what is there.
+func (h *heirloom) silence() {
+	for _, p := range h.s.pipes {
+		for _, e := range p.ends {
+			sent, received := e.final(true) != nil, e.final(false) != nil
+			e.mu.Lock()
+			e.announced, e.toldSent, e.toldReceived = true, sent, received
+			e.mu.Unlock()
+		}
+	}
+	for _, p := range h.s.procs {
+		if !p.Running() {
+			p.exited.Do(func() {})
+		}
+	}
+	h.s.toldEnded.Store(!h.record.Ended.IsZero())
+}
+
+// forgotten is a process of which nobody knows any more how it ended.
+type forgotten struct{}
+
+func (forgotten) Pid() int                    { return 0 }
+func (forgotten) Signal(syscall.Signal) error { return keeper.ErrExited }
+func (forgotten) Exit() keeper.ExitStatus     { return keeper.ExitStatus{Code: -1, Unknown: true} }
+func (forgotten) Done() <-chan struct{}       { return closedChannel }
+
+var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func digestIn(b []byte) (d digest) {
+	copy(d[:], b)
+	return d
+}
