@@ -83,7 +83,7 @@ install-systemd: install ## Install the programs and their systemd units
 
 .PHONY: bench
 bench: build ## Measure, beside the floor that the machine sets
-	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 30m ./test/bench/...
+	go test -run Keeper -bench . -benchtime 1x -count 1 -timeout 30m ./test/bench/...
 
 .PHONY: figures
 figures: checkgo ## Print what memory, descriptors and threads large messages and many sessions cost (also at this machine's own limits)

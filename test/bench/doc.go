@@ -15,4 +15,5 @@
 //	                  beside logs in the daemon's memory and plain moves: round
 //	                  trip of 64 B, messages of 64 B a second, bytes a second in
 //	                  messages of 64 KiB, both ways at once
+//	keeper            how often the keeper is woken by round trips: never
 package bench

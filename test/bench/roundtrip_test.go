@@ -106,6 +106,10 @@ func pipedEcho(tb testing.TB) echo {
 	ctx, cancel := context.WithCancel(tb.Context())
 	tb.Cleanup(cancel)
 	w, r := echoEnds(ctx, tb)
+	return throughBoth(ctx, w, r)
+}
+
+func throughBoth(ctx context.Context, w *client.Writer, r *client.Reader) echo {
 	return func(msg []byte) error {
 		if err := w.Send(ctx, msg); err != nil {
 			return err
@@ -125,7 +129,12 @@ func pipedEcho(tb testing.TB) echo {
 // directions to it.
 func echoEnds(ctx context.Context, tb testing.TB, daemonArgs ...string) (*client.Writer, *client.Reader) {
 	tb.Helper()
-	d := daemon.Start(tb, daemonArgs...)
+	return echoThrough(ctx, tb, daemon.Start(tb, daemonArgs...))
+}
+
+// echoThrough is echoEnds with a daemon that is there.
+func echoThrough(ctx context.Context, tb testing.TB, d *daemon.Daemon) (*client.Writer, *client.Reader) {
+	tb.Helper()
 	c := d.Dial(tb)
 	framing := &pipedv1.Framing{Name: "mp"}
 	if _, err := c.Create(ctx, &pipedv1.CreateSessionRequest{

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Six small programs that show what piped is: real python3 children, driven through a real daemon by pipectl, with a transcript
+# Seven small programs that show what piped is: real python3 children, driven through a real daemon by pipectl, with a transcript
 # of every command and its output. `make demo` builds and runs it. Each outcome is checked: a wrong one ends the demo with an
 # error that says what was expected. Nothing is left behind.
 #
@@ -339,6 +339,34 @@ program_6() {
 	expect apple fig pear
 }
 
+program_7() {
+	heading '7. The daemon is killed'
+	say <<-'END'
+		A program is in the middle of its work, with an answer that nobody has received. The daemon is killed. Its keeper, which is the parent of
+		the program and holds a copy of every pipe, starts another, and that one goes on.
+	END
+	run "pipectl start --name seven -- sed -u 's/^/you said: /'"
+	run 'pipectl send seven before'
+	run_until 'received 1 message' 'pipectl inspect seven'
+	expect_match ': running, pid ([0-9]+)'
+	local pid=${BASH_REMATCH[1]}
+	disown "$daemon"
+	run "kill -9 \"\$(cat $dir/piped.sock.lock)\""
+	run 'pipectl recv seven'
+	expect 'you said: before'
+	run 'pipectl send seven after'
+	run 'pipectl recv seven'
+	expect 'you said: after'
+	say <<-'END'
+		The program is the same process as before:
+	END
+	run 'pipectl inspect seven'
+	expect_match ": running, pid $pid"
+	run 'pipectl info'
+	expect_match 'front epoch +2'
+	daemon=$(cat "$dir/piped.sock.lock")
+}
+
 goodbye() {
 	heading 'The end'
 	say <<-'END'
@@ -346,15 +374,16 @@ goodbye() {
 	END
 	run 'pipectl ls'
 	local name
-	for name in one two three four five kept six; do
+	for name in one two three four five kept six seven; do
 		expect_match "$name"
 	done
 	stop_daemon || fail "expected piped to end within $patience s of SIGTERM"
-	local code=0
-	wait "$daemon" || code=$?
 	daemon=
-	[ "$code" -eq 0 ] || fail "expected piped to exit with 0 after SIGTERM, got $code"
-	! [ -e "$dir/piped.sock" ] || fail "expected piped to remove its socket $dir/piped.sock"
+	grep -q 'msg="piped ended"' "$dir/log" || fail 'expected piped to end in order after SIGTERM'
+	local left
+	for left in "$dir/piped.sock" "$dir/piped.sock.keeper" "$dir/piped.sock.keeper.registry"; do
+		! [ -e "$left" ] || fail "expected piped to remove $left"
+	done
 	say <<-'END'
 		The daemon was told to end, has ended in order, and took its sessions with it. Everything came out as it should.
 	END
@@ -367,4 +396,5 @@ program_3
 program_4
 program_5
 program_6
+program_7
 goodbye

@@ -48,7 +48,7 @@ func wantNothingLeft(t *testing.T, transcript string) {
 	}
 }
 
-func TestDemoShowsAllSixAndLeavesNothing(t *testing.T) {
+func TestDemoShowsAllSevenAndLeavesNothing(t *testing.T) {
 	path, err := filepath.Abs("../demo/demo.sh")
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +57,7 @@ func TestDemoShowsAllSixAndLeavesNothing(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d, stderr %q; want 0 and none. stdout:\n%s", code, stderr, stdout)
 	}
-	for _, want := range []string{"=== 1.", "=== 2.", "=== 3.", "=== 4.", "=== 5.", "counter-proof", "=== 6.", "=== The end"} {
+	for _, want := range []string{"=== 1.", "=== 2.", "=== 3.", "=== 4.", "=== 5.", "counter-proof", "=== 6.", "=== 7.", "=== The end"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("the transcript has no %q", want)
 		}
