@@ -2,6 +2,7 @@ package session
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -116,7 +117,11 @@ func (s *Session) put(key string, record any) error {
 	if err != nil {
 		return err
 	}
-	if err := journal.Put(key, text); err != nil {
+	err = journal.Put(key, text)
+	switch {
+	case errors.Is(err, pipe.ErrClosed): // with the control file
+		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+	case err != nil:
 		return descriptorError(fmt.Errorf("record %q of session %s: %w", key, s.name, err))
 	}
 	return nil
@@ -124,14 +129,14 @@ func (s *Session) put(key string, record any) error {
 
 // note is put where the caller can do nothing about an error: the record before stays in force.
 func (s *Session) note(key string, record any) {
-	if err := s.put(key, record); err != nil {
+	if err := s.put(key, record); err != nil && !errors.Is(err, ErrSessionNotFound) {
 		s.reg.log.Error("record not written", "session", s.name, "uid", s.uid, "error", err)
 	}
 }
 
 // strike removes a record.
 func (s *Session) strike(key string) {
-	if err := s.journal().Remove(key); err != nil {
+	if err := s.journal().Remove(key); err != nil && !errors.Is(err, pipe.ErrClosed) {
 		s.reg.log.Error("record not removed", "session", s.name, "uid", s.uid, "error", err)
 	}
 }
