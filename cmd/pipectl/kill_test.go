@@ -30,9 +30,25 @@ func restart(t *testing.T, addr string) {
 	}
 }
 
-// feed writes numbered lines, some between two kills of the daemon, and closes the
-// input behind the last. It returns all of it.
-func feed(t *testing.T, addr string, kills int, inputs ...*io.PipeWriter) string {
+// rekeep kills the keeper and returns when the next one has everything.
+func rekeep(t *testing.T, addr string) {
+	t.Helper()
+	daemon, keeper := pids(t, addr)
+	if err := syscall.Kill(keeper, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool {
+		info := daemonInfo(t, addr)
+		if int(info.GetPid()) != daemon {
+			t.Fatalf("daemon %d follows daemon %d", info.GetPid(), daemon)
+		}
+		return int(info.GetKeeper().GetPid()) != keeper && info.GetSurvivesDaemonDeath()
+	})
+}
+
+// feed writes numbered lines, some between two kills, and closes the input behind
+// the last. It returns all of it.
+func feed(t *testing.T, kills int, kill func(), inputs ...*io.PipeWriter) string {
 	t.Helper()
 	const between = 400
 	var all bytes.Buffer
@@ -50,7 +66,7 @@ func feed(t *testing.T, addr string, kills int, inputs ...*io.PipeWriter) string
 			}()
 		}
 		if i < kills {
-			restart(t, addr)
+			kill()
 		}
 		for range inputs {
 			if err := <-written; err != nil {
@@ -134,8 +150,38 @@ func createSession(t *testing.T, c *client.Client, req *pipedv1.CreateSessionReq
 
 const manyKills = 6
 
-func TestVerbsComeThroughKillsOfTheDaemon(t *testing.T) {
-	addr, _ := newDaemon(t)
+func TestVerbsComeThroughKills(t *testing.T) {
+	t.Run("of the daemon", func(t *testing.T) {
+		addr, _ := newDaemon(t)
+		recv := comeThrough(t, addr, func() { restart(t, addr) })
+		if said := recv.errOut.String(); !strings.HasPrefix(said, saysLost+saysAgain) {
+			t.Errorf("recv told %q", said)
+		}
+	})
+	t.Run("of the keeper", func(t *testing.T) {
+		addr, _ := newDaemon(t)
+		recv := comeThrough(t, addr, func() { rekeep(t, addr) })
+		if said := recv.errOut.String(); said != "" {
+			t.Errorf("recv told %q", said)
+		}
+	})
+	t.Run("of both in turn", func(t *testing.T) {
+		addr, _ := newDaemon(t)
+		turn := 0
+		comeThrough(t, addr, func() {
+			if turn++; turn%2 == 0 {
+				restart(t, addr)
+			} else {
+				rekeep(t, addr)
+			}
+		})
+	})
+}
+
+// comeThrough runs verbs while somebody is killed again and again, and wants of each
+// exactly what it writes in peace. It returns the one that receives.
+func comeThrough(t *testing.T, addr string, kill func()) (recv *verb) {
+	t.Helper()
 	c := dialDaemon(t, addr)
 	for _, req := range []*pipedv1.CreateSessionRequest{
 		{Name: "cat", Process: &pipedv1.ProcessSpec{Args: []string{"cat"}}},
@@ -147,12 +193,12 @@ func TestVerbsComeThroughKillsOfTheDaemon(t *testing.T) {
 	run := begin(t, addr, "run", "-q", "--", "cat")
 	attach := begin(t, addr, "attach", "cat", "--close-input")
 	send := begin(t, addr, "send", "q", "--wait", "read")
-	recv := begin(t, addr, "recv", "q", "--follow")
+	recv = begin(t, addr, "recv", "q", "--follow")
 	tail := begin(t, addr, "tail", "q", "--follow")
 	wait := begin(t, addr, "wait", "w")
 	events := begin(t, addr, "events", "--follow", "--name", "later")
 
-	all := feed(t, addr, manyKills, run.in, attach.in, send.in)
+	all := feed(t, manyKills, kill, run.in, attach.in, send.in)
 	run.ends("run", all)
 	attach.ends("attach", all)
 	send.ends("send", "")
@@ -163,9 +209,7 @@ func TestVerbsComeThroughKillsOfTheDaemon(t *testing.T) {
 	tail.ends("tail", all)
 	wait.ends("wait", "exit 7\n")
 	events.says(&events.out, "later")
-	if said := recv.errOut.String(); !strings.HasPrefix(said, saysLost+saysAgain) {
-		t.Errorf("recv told %q", said)
-	}
+	return recv
 }
 
 func TestDoctorAndInfoTellWhatSurvivedAndWhy(t *testing.T) {

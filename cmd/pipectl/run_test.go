@@ -60,8 +60,8 @@ func daemonAt(t *testing.T, addr string) (kill func()) {
 	return func() { killBoth(t, addr) }
 }
 
-// pids asks for the processes of whoever serves now.
-func pids(t *testing.T, addr string) (daemon, keeper int) {
+// daemonInfo asks whoever serves now.
+func daemonInfo(t *testing.T, addr string) *pipedv1.GetServerInfoResponse {
 	t.Helper()
 	c, err := client.Dial(t.Context(), addr)
 	if err != nil {
@@ -72,6 +72,13 @@ func pids(t *testing.T, addr string) (daemon, keeper int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return info
+}
+
+// pids asks for the processes of whoever serves now.
+func pids(t *testing.T, addr string) (daemon, keeper int) {
+	t.Helper()
+	info := daemonInfo(t, addr)
 	return int(info.GetPid()), int(info.GetKeeper().GetPid())
 }
 
