@@ -318,8 +318,8 @@ func (l *Link) upload(s *station) error {
 	failpoint.Hit("keeper.after-upload")
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.attach(s)
 	l.log.Info("a new keeper has everything", "pid", l.info.Pid, "away", time.Since(l.info.Away))
+	l.attach(s)
 	return nil
 }
 

@@ -33,7 +33,8 @@ const (
 	exitKeys    = 60 // processes that exit with their key
 )
 
-// beWorker is a front that goes through everything, and says before and after each step what it does. args are the socket and the mark.
+// beWorker is a front that goes through everything, and says before and after each step what it does. args are the socket, the mark, and what it
+// does to its keeper in the middle: nothing, "upgrade" or "kill".
 func beWorker(args []string) {
 	ctx := context.Background()
 	self, err := os.Executable()
@@ -50,9 +51,13 @@ func beWorker(args []string) {
 		fail("%v", err)
 	}
 	say("end connect")
-	w := &worker{link: link, account: account, mark: args[1]}
+	log, err := unix.MemfdCreate("log", unix.MFD_CLOEXEC)
+	if err != nil {
+		fail("%v", err)
+	}
+	w := &worker{link: link, account: account, mark: args[1], log: log, mode: args[2]}
 	for round := range 2 {
-		w.round(ctx, uint32(round)) //nolint:gosec // 0 or 1
+		w.round(ctx, uint32(round))
 	}
 	say("end all")
 	_, _ = io.Copy(io.Discard, os.Stdin)
@@ -64,6 +69,8 @@ type worker struct {
 	link    *keeper.Link
 	account *keeper.Account
 	mark    string
+	mode    string
+	log     int
 }
 
 // step does something that has to work.
@@ -98,7 +105,7 @@ func (w *worker) start(ctx context.Context, key uint32, script string) keeper.Pr
 // round goes through everything once.
 func (w *worker) round(ctx context.Context, round uint32) {
 	for key := 1 + 3*round; key < 1+3*round+workerFiles/2; key++ {
-		w.step(fmt.Sprintf("put %d", key), func() error { return w.account.Put(keeper.Item{Key: key, FD: 1}) })
+		w.step(fmt.Sprintf("put %d", key), func() error { return w.account.Put(keeper.Item{Key: key, FD: w.log}) })
 	}
 	long := w.start(ctx, longKey+round, "exec sleep 1000")
 	for key := exitKeys + 3*round; key < exitKeys+3*round+3; key++ {
@@ -114,7 +121,13 @@ func (w *worker) round(ctx context.Context, round uint32) {
 	}
 	w.step(fmt.Sprintf("remove %d", 1+3*round), func() error { w.account.Remove(1 + 3*round); return nil })
 	if long != nil && round == 0 {
-		w.step("kill", func() error { return long.Signal(unix.SIGTERM) })
+		w.step("kill", func() error {
+			err := long.Signal(unix.SIGTERM)
+			if errors.Is(err, keeper.ErrExited) { // it was sent again
+				return nil
+			}
+			return err
+		})
 		<-long.Done()
 	}
 	w.step(fmt.Sprintf("drop %d", round), func() error {
@@ -122,16 +135,19 @@ func (w *worker) round(ctx context.Context, round uint32) {
 		if err != nil {
 			return err
 		}
-		if err := other.Put(keeper.Item{Key: 1, FD: 1}); err != nil {
+		if err := other.Put(keeper.Item{Key: 1, FD: w.log}); err != nil {
 			return err
 		}
 		other.Leave()
 		return nil
 	})
-	switch pid := w.link.Info().Pid; {
-	case pid == 0: // it was killed just now
-	case round == 0:
-		_ = unix.Kill(pid, unix.SIGHUP)
+	sig, pid := map[string]syscall.Signal{"upgrade": unix.SIGHUP, "kill": unix.SIGKILL}[w.mode], w.link.Info().Pid
+	if round == 0 && sig != 0 && pid != 0 {
+		_ = unix.Kill(pid, sig)
+		// It dies, of the signal or at a failpoint on its way to another program.
+		for tick := time.NewTicker(time.Millisecond); w.link.Info().Restarts == 0; {
+			<-tick.C
+		}
 	}
 }
 
@@ -212,16 +228,25 @@ func TestKilledAt(t *testing.T) {
 	}
 	o := keepertest.Options(t)
 	list := filepath.Join(t.TempDir(), "list")
-	if err := os.WriteFile(list, []byte(name+"\n"), 0o600); err != nil {
+	mode, before := "", ""
+	switch {
+	case strings.Contains(name, "-exec"):
+		mode = "upgrade"
+	case strings.Contains(name, "upload"), strings.Contains(name, "loss"):
+		mode = "kill"
+	}
+	if strings.Contains(name, "after-exec") {
+		before = "piped-keeper:none.none=kill\n" // for the program before the upgrade
+	}
+	if err := os.WriteFile(list, []byte(before+name+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	spec := behaviour(t, "worker", o.Socket, t.Name()+name)
+	spec := behaviour(t, "worker", o.Socket, t.Name()+name, mode)
 	// All processes have it, also the keeper that this one may start.
 	t.Setenv("FAILPOINT_LIST", list)
 	spec.Env = append(spec.Env, "FAILPOINT_LIST="+list)
 	in, inW := blockingPipe(t)
 	out, outW := pipe(t)
-	//nolint:gosec // descriptors
 	pid, err := syscall.ForkExec(spec.Path, append([]string{"worker"}, spec.Args[1:]...), &syscall.ProcAttr{
 		Env: spec.Env, Files: []uintptr{uintptr(in), uintptr(outW), 2},
 	})
@@ -263,8 +288,9 @@ func TestKilledAt(t *testing.T) {
 		}
 	}
 	_, entered := o2.ended["connect"]
+	_, bare, _ := strings.Cut(strings.TrimSuffix(name, "=kill"), ":")
 	switch lost := len(estate.Lost) > 0; {
-	case lost && !slices.Contains(lossy, strings.TrimPrefix(strings.TrimSuffix(name, "=kill"), "piped-keeper:")):
+	case lost && !slices.Contains(lossy, bare):
 		t.Errorf("lost: %+v", estate.Lost)
 	case !lost && entered && len(estate.Sessions) == 0:
 		t.Errorf("nothing is there, and nothing was lost")
@@ -276,8 +302,11 @@ func TestKilledAt(t *testing.T) {
 	t.Logf("HIT %s", strings.Join(strings.Fields(string(hits)), " "))
 }
 
-// lossy are the failpoints at which a keeper may die while there is no front that has everything.
-var lossy = []string{"custody.front-gone", "custody.before-front", "custody.before-serve"}
+// lossy are the failpoints at which one of the two dies while the other one is dead, too, or has not been told everything.
+var lossy = []string{
+	"custody.front-gone", "custody.before-front", "custody.before-serve",
+	"keeper.after-loss", "keeper.before-upload", "keeper.mid-upload",
+}
 
 // hitPattern finds failpoints in the source.
 var hitPattern = regexp.MustCompile(`failpoint\.Hit\("([a-z-]+\.[a-z-]+)"\)`)

@@ -52,7 +52,7 @@ func beHeld(args []string) {
 		fail("%v", err)
 	}
 	if len(args) > 1 {
-		note(args[1], estate)
+		note(args[1], len(estate.Sessions))
 	}
 	if len(estate.Sessions) > 0 {
 		_ = estate.Sessions[0].Processes[4].Signal(unix.SIGTERM)
@@ -70,14 +70,22 @@ func beHeld(args []string) {
 		fail("%v", err)
 	}
 	_, _ = fmt.Fprintf(os.Stdout, "%d %d\n", p.Pid(), link.Info().Pid)
+	if len(args) > 1 {
+		go func() {
+			for tick := time.NewTicker(time.Millisecond); link.Info().Restarts == 0 || !link.Info().Away.IsZero(); {
+				<-tick.C
+			}
+			note(args[1], -1)
+		}()
+	}
 	_, _ = bufio.NewReader(os.Stdin).ReadByte()
 }
 
-// note appends a line "PID SESSIONS" to a file.
-func note(path string, estate *keeper.Estate) {
+// note appends a line "PID SESSIONS" to a file; -1 sessions say that the front has another keeper.
+func note(path string, sessions int) {
 	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
-		_, err = fmt.Fprintf(file, "%d %d\n", os.Getpid(), len(estate.Sessions))
+		_, err = fmt.Fprintf(file, "%d %d\n", os.Getpid(), sessions)
 	}
 	if err != nil {
 		fail("%v", err)
@@ -461,4 +469,39 @@ func TestFrontIsToldThatTheKeeperEndsByOrder(t *testing.T) {
 	if err := k.account.Put(keeper.Item{Key: 1, FD: inW}); !errors.Is(err, keeper.ErrClosed) {
 		t.Errorf("Put: %v", err)
 	}
+}
+
+func TestFrontIsStartedAgainAlsoByTheNextKeeper(t *testing.T) {
+	o := keepertest.Options(t)
+	notes := filepath.Join(t.TempDir(), "notes")
+	old := hold(t, o, notes)
+	if err := unix.Kill(old.keeper, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the front has another keeper", func() bool {
+		text, _ := os.ReadFile(notes)
+		return strings.Contains(string(text), fmt.Sprintf("%d -1\n", old.pid))
+	})
+	if err := unix.Kill(old.pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	old.wait()
+	eventually(t, "there is another front", func() bool {
+		text, _ := os.ReadFile(notes)
+		return strings.Contains(string(text), " 1\n")
+	})
+	text, err := os.ReadFile(notes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	var next, sessions int
+	if _, err := fmt.Sscanf(lines[len(lines)-1], "%d %d", &next, &sessions); err != nil || sessions != 1 || next == old.pid {
+		t.Errorf("the fronts have noted %q", lines)
+	}
+	// So that all ends.
+	if err := errors.Join(os.Remove(o.Socket), unix.Kill(next, unix.SIGKILL)); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the front's process is gone", func() bool { return errors.Is(unix.Kill(next, 0), syscall.ESRCH) })
 }

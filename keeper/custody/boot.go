@@ -31,8 +31,12 @@ func (c *custody) load(held *contents) {
 			continue
 		}
 		a := c.accounts[r.uid]
-		// A process without a pid: its start was under way, and its spawner has killed it.
-		if a == nil || r.kind == recordProcess && r.process.Pid == 0 {
+		// Its start was under way: its spawner kills it, and so do we.
+		unsettled := r.kind == recordProcess && (r.process.Pid == 0 || r.unsettled)
+		if a == nil || unsettled {
+			if unsettled && !held.reboot {
+				killOnRecord(&r.process)
+			}
 			c.reg.drop(slot)
 			continue
 		}
@@ -59,6 +63,16 @@ func (c *custody) load(held *contents) {
 	}
 	c.log.Info("the front is expected to bring what it has", "pid", f.pid, "epoch", f.epoch, "sessions", len(c.accounts)-1)
 	c.watchFront(f)
+}
+
+// killOnRecord kills a process on record, if it is there.
+func killOnRecord(p *wire.Process) {
+	pidfd, err := openProcess(p.Pid, p.Start)
+	if err != nil {
+		return
+	}
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	_ = unix.Close(pidfd)
 }
 
 // find looks for a process on record.

@@ -225,7 +225,7 @@ func (c *custody) resume(p *peer) {
 	if c.front == nil {
 		c.install(p, p.hello.Args[2])
 	} else {
-		c.front.peer = p
+		c.front.peer, c.again = p, p.front
 	}
 	p.state = peerUpload
 	c.log.Info("a front brings what it has", "pid", p.pid, "epoch", c.front.epoch)
@@ -278,14 +278,12 @@ func (c *custody) buried(f *frontier) {
 	_ = unix.Close(f.pidfd)
 	f.pidfd = -1
 	c.gone = time.Now()
-	served := false
 	if f.peer != nil {
-		served = f.peer.state == peerServe
 		f.peer.close()
 		_ = f.peer.conn.Close() // what it still has to say does not count any more
 		f.peer = nil
 	}
-	c.revival.died(f, served)
+	c.revival.died(f)
 	c.log.Info("the front is gone", "pid", f.pid, "epoch", f.epoch, "left", f.left)
 	if c.unadopted {
 		c.lose(false)

@@ -180,7 +180,7 @@ func (c *custody) pump() {
 func (c *custody) serve(p *peer) {
 	failpoint.Hit("custody.before-serve")
 	p.state = peerServe
-	c.revival.served(c.front)
+	c.revival.served()
 	for _, l := range c.losses {
 		c.reg.drop(l.slot)
 	}

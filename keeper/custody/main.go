@@ -137,6 +137,9 @@ func (a *arguments) rest(socket string) []string {
 	if a.noSupervise {
 		args = append(args, "--no-supervise")
 	}
+	if a.noRoot {
+		args = append(args, "--no-root")
+	}
 	if a.verbose {
 		args = append(args, "--verbose")
 	}
@@ -278,36 +281,51 @@ func passedListener() int {
 }
 
 // detach starts a keeper that belongs to nobody, and returns when it serves, or
-// another one does.
+// another one does. One that is killed before it comes so far is not the last
+// attempt.
 func detach(a *arguments) error {
+	var err error
+	for range 3 {
+		var killed bool
+		if killed, err = detachOnce(a); !killed {
+			return err
+		}
+	}
+	return err
+}
+
+func detachOnce(a *arguments) (killed bool, err error) {
 	path, err := os.Executable()
 	if err != nil {
-		return err
+		return false, err
 	}
 	var ready [2]int
 	if err := unix.Pipe2(ready[:], unix.O_CLOEXEC); err != nil {
-		return os.NewSyscallError("pipe2", err)
+		return false, os.NewSyscallError("pipe2", err)
 	}
-	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: os.DevNull, Err: err}
-	}
-	args := append([]string{"piped-keeper", "--ready", "3"}, a.rest(a.socket)...)
-	_, err = syscall.ForkExec(path, args, &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{uintptr(null), uintptr(null), 2, uintptr(ready[1])}, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
-	if err != nil {
-		return fmt.Errorf("start %s: %w", path, err)
-	}
-	_ = unix.Close(ready[1])
 	reader := os.NewFile(uintptr(ready[0]), "ready")
 	defer func() { _ = reader.Close() }()
-	text, err := io.ReadAll(reader)
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		_ = unix.Close(ready[1])
+		return false, &os.PathError{Op: "open", Path: os.DevNull, Err: err}
 	}
-	if len(text) == 0 {
-		return errors.New("the keeper did not start")
+	defer func() { _ = unix.Close(null) }()
+	args := append([]string{"piped-keeper", "--ready", "3"}, a.rest(a.socket)...)
+	pid, err := syscall.ForkExec(path, args, &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{uintptr(null), uintptr(null), 2, uintptr(ready[1])}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	_ = unix.Close(ready[1])
+	if err != nil {
+		return false, fmt.Errorf("start %s: %w", path, err)
 	}
-	return nil
+	text, err := io.ReadAll(reader)
+	if err != nil || len(text) > 0 {
+		return false, err
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+		return false, os.NewSyscallError("wait4", err)
+	}
+	return status.Signaled(), errors.New("the keeper did not start")
 }

@@ -23,7 +23,7 @@ const registryVersion = 1
 //
 //	 0  checksum of the rest (CRC-32C)     32  pid, device or version
 //	 4  type, 1 byte                       40  start time or inode
-//	 5  1 if lost by a reboot              48  time of the exit, or epoch
+//	 5  1 if lost by a reboot, or unsettled 48  time of the exit, or epoch
 //	 6  flags of the exit, 1 byte          56  signal of the exit, 4 bytes
 //	 8  uid                                60  length of the text, 1 byte
 //	24  key                                64  text, 63 bytes, and a zero
@@ -64,6 +64,9 @@ type record struct {
 	epoch   uint64       // of the front
 	version uint64       // of the header
 	reboot  bool         // of a recordLost
+	// unsettled says of a recordProcess that the spawner does not know yet that
+	// it is on record: it kills it when the keeper dies.
+	unsettled bool
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -96,7 +99,7 @@ func (r *record) encode(p *[recordSize]byte) {
 		le.PutUint64(p[48:], uint64(r.process.Time))
 		le.PutUint32(p[56:], uint32(r.process.Signal))
 	}
-	if r.reboot {
+	if r.reboot || r.unsettled {
 		p[5] = 1
 	}
 	p[60] = byte(copy(p[64:64+recordText], r.text))
@@ -118,7 +121,8 @@ func (r *record) decode(p *[recordSize]byte) error {
 	if le.Uint32(p[:]) != crc32.Checksum(p[4:], castagnoli) || p[4] >= byte(lastRecord) || p[60] > recordText {
 		return errRecord
 	}
-	r.kind, r.reboot = recordType(p[4]), p[5] == 1
+	r.kind = recordType(p[4])
+	r.reboot, r.unsettled = r.kind != recordProcess && p[5] == 1, r.kind == recordProcess && p[5] == 1
 	r.uid, r.key = [16]byte(p[8:]), le.Uint32(p[24:])
 	r.text = string(p[64 : 64+int(p[60])])
 	switch r.kind {

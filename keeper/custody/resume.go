@@ -90,7 +90,7 @@ func (c *custody) take(s *snapshot) {
 		c.watchFront(c.front)
 	}
 	if p := c.serving(); p != nil {
-		c.revival.served(c.front)
+		c.revival.served()
 		//nolint:gosec // a process id and a time
 		p.send(wire.Message{Verb: wire.Hello, Text: c.o.version, Args: [8]uint64{0, uint64(os.Getpid()), uint64(c.started.UnixNano())}})
 	}

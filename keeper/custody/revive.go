@@ -13,12 +13,18 @@ import (
 )
 
 // A front that dies is started again: at once if it had lived for a while, and
-// after a pause otherwise, which doubles while none comes as far as serving.
+// after a pause otherwise, which grows while none comes as far as serving.
 const (
 	firstPause = 10 * time.Millisecond
 	lastPause  = 5 * time.Second
 	longLife   = 5 * time.Second
 )
+
+// slower returns the pause after so many fronts in a row that did not come to
+// serve. A few of them may just have been killed.
+func slower(failed int) time.Duration {
+	return min(firstPause*time.Duration(failed)*time.Duration(failed), lastPause)
+}
 
 // A revival is the state of starting fronts again.
 type revival struct {
@@ -29,12 +35,12 @@ type revival struct {
 	failed  int       // how many in a row did not come to serve
 }
 
-// died says that a front is gone. It had come to serve, or not.
-func (r *revival) died(f *frontier, _ bool) {
+// died says that a front is gone.
+func (r *revival) died(f *frontier) {
 	switch {
 	case r.since.IsZero():
 		r.failed++
-		r.pause = min(firstPause<<min(r.failed-1, 10), lastPause)
+		r.pause = slower(r.failed)
 	case time.Since(r.since) > longLife:
 		r.pause = 0
 	default:
@@ -47,7 +53,7 @@ func (r *revival) died(f *frontier, _ bool) {
 }
 
 // served says that a front has come to serve.
-func (r *revival) served(*frontier) {
+func (r *revival) served() {
 	r.since, r.failed, r.pending = time.Now(), 0, false
 }
 
@@ -118,7 +124,7 @@ func (c *custody) watchFrontChild(pid, pidfd int) {
 // unrevived tries again later.
 func (c *custody) unrevived() {
 	c.revival.failed++
-	c.revival.pause = min(firstPause<<min(c.revival.failed-1, 10), lastPause)
+	c.revival.pause = slower(c.revival.failed)
 	c.revival.pending = false
 	if len(c.waiting) == 0 {
 		c.revive()

@@ -21,9 +21,11 @@ import (
 // A spawn is a process that is to be made.
 type spawn struct {
 	fds []int // sources and blob; closed when it was tried
-	// wanted is asked right before; done is told how it went, with the pidfd,
-	// which it takes over. Both are called with the custody's lock held.
+	// wanted is asked right before. made, which may be nil, puts a new process on
+	// record, before the spawner lets go of it. done is told how it went, with the
+	// pidfd, which it takes over. All are called with the custody's lock held.
 	wanted func() bool
+	made   func(pid int, start uint64)
 	done   func(pid, pidfd int, start uint64, failure *wire.Failure)
 }
 
@@ -144,48 +146,90 @@ func (s *starter) make(one spawn) {
 		return
 	}
 	failpoint.Hit("custody.spawned")
-	one.done(pid, pidfd, start, nil)
-	failpoint.Hit("custody.start-recorded")
+	if one.made != nil {
+		one.made(pid, start)
+	}
+	failpoint.Hit("custody.before-settled")
 	if err := s.conn.Send(&wire.Message{Verb: wire.Settled}); err != nil {
 		s.c.log.Warn("the spawner does not answer", "error", err)
 	}
+	failpoint.Hit("custody.settled")
+	one.done(pid, pidfd, start, nil)
+	failpoint.Hit("custody.start-recorded")
 }
 
-// ask has the spawner make a process. A spawner that dies is replaced, but what
-// it was asked for is not asked for twice: it may have been done.
+// errSpawner says that the spawner is gone, and has left no process.
+var errSpawner = errors.New("the spawner has died")
+
+// ask has the spawner make a process. A spawner that dies is replaced, and asked
+// for the same again where it is certain that it had not begun.
 func (s *starter) ask(fds []int) (pid, pidfd int, failure *wire.Failure) {
+	for range 3 {
+		pid, pidfd, err := s.askOnce(fds)
+		if err == nil {
+			return pid, pidfd, nil
+		}
+		if !errors.Is(err, errSpawner) {
+			return 0, -1, failureOf(err)
+		}
+	}
+	return 0, -1, failureOf(&keeper.SpawnError{Step: "fork", Err: errSpawner})
+}
+
+// A refusal is an error that carries the spawner's own words.
+type refusal struct{ failure *wire.Failure }
+
+func (r *refusal) Error() string { return r.failure.Text }
+
+func failureOf(err error) *wire.Failure {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.failure
+	}
+	return keeper.Describe(err)
+}
+
+func (s *starter) askOnce(fds []int) (pid, pidfd int, err error) {
+	fork := func(err error) error { return &keeper.SpawnError{Step: "fork", Err: err} }
 	if s.conn == nil {
 		if err := s.launch(); err != nil {
-			return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: fmt.Errorf("no spawner: %w", err)})
+			return 0, -1, fork(fmt.Errorf("no spawner: %w", err))
 		}
 	}
 	var answer wire.Message
-	err := s.conn.Send(&wire.Message{Verb: wire.Spawn}, fds...)
+	err = s.conn.Send(&wire.Message{Verb: wire.Spawn}, fds...)
+	if errors.Is(err, syscall.ETOOMANYREFS) {
+		return 0, -1, fork(fmt.Errorf("%w: %w", keeper.ErrDescriptors, err))
+	}
+	var got []int
 	if err == nil {
-		fds, err = s.conn.Recv(&answer)
+		got, err = s.conn.Recv(&answer)
 	}
 	switch {
-	case errors.Is(err, syscall.ETOOMANYREFS):
-		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: fmt.Errorf("%w: %w", keeper.ErrDescriptors, err)})
-	case err != nil && !errors.Is(err, wire.ErrDescriptors):
-		s.bury()
-		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: errors.New("the spawner has died")})
-	case err != nil: // there is a process of which nothing is known
-		s.bury()
-		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "watch", Err: fmt.Errorf("%w: %w", keeper.ErrDescriptors, err)})
-	case answer.Code == wire.Failed && len(fds) == 1:
-		defer wire.CloseAll(fds)
-		if data, err := wire.ReadBlob(fds[0]); err == nil {
-			if failure, err = wire.DecodeFailure(data); err == nil {
-				return 0, -1, failure
-			}
+	case err != nil:
+		lost := errors.Is(err, wire.ErrDescriptors) // there is a process of which nothing is known
+		switch made := s.bury(); {
+		case lost:
+			return 0, -1, &keeper.SpawnError{Step: "watch", Err: fmt.Errorf("%w: %w", keeper.ErrDescriptors, err)}
+		case made:
+			return 0, -1, fork(fmt.Errorf("%w: %w", keeper.ErrUncertain, errors.New("the spawner has died in the middle")))
 		}
-		return 0, -1, &wire.Failure{Step: "fork", Text: "the spawner cannot say why"}
-	case answer.Code != wire.OK || len(fds) != 1:
-		wire.CloseAll(fds)
-		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "fork", Err: errors.New(answer.Text)})
+		return 0, -1, errSpawner
+	case answer.Code == wire.Failed && len(got) == 1:
+		defer wire.CloseAll(got)
+		data, err := wire.ReadBlob(got[0])
+		if err != nil {
+			return 0, -1, fork(err)
+		}
+		failure, err := wire.DecodeFailure(data)
+		if err != nil {
+			return 0, -1, fork(err)
+		}
+		return 0, -1, &refusal{failure}
+	case answer.Code != wire.OK || len(got) != 1:
+		wire.CloseAll(got)
+		return 0, -1, fork(errors.New(answer.Text))
 	}
-	return int(answer.Args[0]), fds[0], nil //nolint:gosec // a process id
+	return int(answer.Args[0]), got[0], nil //nolint:gosec // a process id
 }
 
 // launch starts a spawner: this program again.
@@ -224,14 +268,15 @@ func (s *starter) launch() error {
 	return err
 }
 
-// bury ends the spawner and reaps it, and what it has made that nobody knows.
-func (s *starter) bury() {
+// bury ends the spawner and reaps it, and tells whether it had made something
+// that nobody knows; that is killed and reaped too.
+func (s *starter) bury() (made bool) {
 	if s.conn != nil {
 		_ = s.conn.Close()
 		s.conn = nil
 	}
 	if s.pidfd < 0 {
-		return
+		return false
 	}
 	_ = unix.PidfdSendSignal(s.pidfd, unix.SIGKILL, nil, 0)
 	for !gone(s.pidfd) {
@@ -241,14 +286,16 @@ func (s *starter) bury() {
 	if reap := s.c.children[s.pid]; reap != nil {
 		reap()
 	}
-	s.c.killUnknown()
+	made = s.c.killUnknown()
 	s.c.mu.Unlock()
 	_ = unix.Close(s.pidfd)
 	s.pid, s.pidfd = 0, -1
+	return made
 }
 
-// killUnknown kills and reaps the children that nobody knows.
-func (c *custody) killUnknown() {
+// killUnknown kills and reaps the children that nobody knows, and tells whether
+// there were any.
+func (c *custody) killUnknown() (found bool) {
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, task := range tasks {
 		text, _ := os.ReadFile(task) // the thread may be gone
@@ -257,10 +304,12 @@ func (c *custody) killUnknown() {
 			if err != nil || c.children[pid] != nil {
 				continue
 			}
+			found = true
 			_ = unix.Kill(pid, unix.SIGKILL)
 			_, _ = unix.Wait4(pid, nil, 0, nil)
 		}
 	}
+	return found
 }
 
 // start starts a process for a request.
@@ -289,6 +338,13 @@ func (c *custody) start(p *peer, m *wire.Message, fds []int) {
 		wanted: func() bool {
 			// A start that has not begun ends with the front that asked for it.
 			return !one.discarded && c.front != nil && c.front.peer == p
+		},
+		made: func(pid int, start uint64) {
+			if one.slot != 0 {
+				r := one.record()
+				r.process.Pid, r.process.Start, r.unsettled = pid, start, true
+				c.reg.set(one.slot, r)
+			}
 		},
 		done: func(pid, pidfd int, start uint64, failure *wire.Failure) {
 			if failure == nil {

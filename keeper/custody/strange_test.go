@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,5 +231,17 @@ func TestSessionsOfAnEarlierBootAreLost(t *testing.T) {
 	}
 	if err := link.End(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestKeeperThatMustNotBeRootSaysSo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can find out")
+	}
+	o := options(t)
+	cmd := exec.CommandContext(t.Context(), o.Program, "--socket", o.Socket, "--no-root")
+	cmd.Args[0] = "piped-keeper"
+	if text, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(text), "root") {
+		t.Errorf("it says %q, error %v", text, err)
 	}
 }
