@@ -369,12 +369,29 @@ func TestSessionThatWasLostIsToldAsLost(t *testing.T) {
 	if stop, err = startDaemon(addr); err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Get(t.Context(), session.GetName())
-	lost, ok := errors.AsType[*client.Error](err)
-	if !ok || !errors.Is(err, client.ErrSessionLost) || lost.Metadata["why"] != "LOST_BOTH" {
-		t.Errorf("got %v, want ErrSessionLost with LOST_BOTH", err)
+	// The daemon after that one tells it too, by name and by uid, until the session is deleted.
+	for _, name := range []string{session.GetName(), session.GetUid(), session.GetName()} {
+		_, err = c.Get(t.Context(), name)
+		lost, ok := errors.AsType[*client.Error](err)
+		if !ok || !errors.Is(err, client.ErrSessionLost) || lost.Metadata["why"] != "LOST_BOTH" {
+			t.Errorf("%s: got %v, want ErrSessionLost with LOST_BOTH", name, err)
+		}
+		if _, err := kill(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := stop(os.Interrupt); err != nil {
+	if err := c.Delete(t.Context(), session.GetName(), false); err != nil {
 		t.Error(err)
 	}
+	if _, err := c.Get(t.Context(), session.GetName()); !errors.Is(err, client.ErrSessionNotFound) {
+		t.Errorf("after the deletion: %v", err)
+	}
+	info, err := c.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(int(info.GetPid()), syscall.SIGINT); err != nil {
+		t.Error(err)
+	}
+	_ = stop(os.Interrupt) // it was killed
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -74,26 +75,20 @@ func (r *Registry) recover(estate *keeper.Estate) (Recovered, error) {
 		case errors.Is(h.err, errNeverWas), errors.Is(h.err, errGone):
 			r.log.Info("session removed", "session", h.left.Name, "reason", h.err)
 			h.drop()
+		case h.sign != "": // lost before
+			h.close()
+			r.mourn(&lost{LostError{Name: h.left.Name, Why: h.sign}, uuid.UUID(h.left.UID).String(), time.Now(), h.left.Account})
 		default:
 			h.drop()
-			lost := new(LostError)
-			if !errors.As(h.err, &lost) {
-				lost = &LostError{Why: LostCorrupt}
+			why := LostCorrupt
+			if lost := new(LostError); errors.As(h.err, &lost) {
+				why = lost.Why
 			}
-			r.lose(h.left.Name, h.left.UID, lost.Why, h.err)
+			r.lose(h.left.Name, h.left.UID, why, h.err)
 			done.Lost++
 		}
 	}
 	return done, nil
-}
-
-// lose remembers that a session was lost.
-func (r *Registry) lose(name string, uid keeper.UID, why string, err error) {
-	r.log.Error("session lost", "session", name, "uid", uuid.UUID(uid), "why", why, "error", err)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	lost := &LostError{Name: name, Why: why}
-	r.lost[name], r.lost[uuid.UUID(uid).String()] = lost, lost
 }
 
 // adopt makes a recovered session one of ours.
@@ -123,6 +118,7 @@ type heirloom struct {
 	reg  *Registry
 	left *keeper.Remains
 	err  error
+	sign string // why it was lost before this daemon, or the one before it
 
 	s              *Session
 	control        *pipe.Control
@@ -168,6 +164,10 @@ func (h *heirloom) drop() {
 
 // read reads the records. It changes nothing.
 func (h *heirloom) read() error {
+	if why, ok := signOf(h.left.Files); ok {
+		h.sign = why
+		return &LostError{Name: h.left.Name, Why: why}
+	}
 	fd := h.take(pipe.ControlKey)
 	if fd < 0 {
 		if _, ok := h.left.Files[memoryKey]; ok {

@@ -40,7 +40,7 @@ type Registry struct {
 	mu     sync.Mutex
 	byName map[string]*Session
 	byUID  map[string]*Session
-	lost   map[string]*LostError // by name and by uid
+	lost   map[string]*lost // by name and by uid
 	closed bool
 	busy   sync.WaitGroup // calls that make or delete something; none begins once closed
 }
@@ -79,7 +79,7 @@ func newRegistry(cfg Config, link *keeper.Link, log *slog.Logger) (*Registry, er
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Registry{link: link, null: null, poller: poller, log: log, limit: rlim.Cur, events: newEventLog(cfg.EventsRetained), stop: stop,
 		ctx: func() context.Context { return ctx }, swept: make(chan struct{}, 1),
-		byName: make(map[string]*Session), byUID: make(map[string]*Session), lost: make(map[string]*LostError)}
+		byName: make(map[string]*Session), byUID: make(map[string]*Session), lost: make(map[string]*lost)}
 	r.cfg.Store(&cfg)
 	return r, nil
 }
@@ -266,7 +266,9 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	content := digestOf(*spec)
 	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(),
 		request: spec.RequestID, digest: content[:]}
-	delete(r.lost, name)
+	if r.lost[name] != nil { // the name is free; by its uid it is still told as lost
+		delete(r.lost, name)
+	}
 	r.byName[name], r.byUID[s.uid] = s, s
 	return s, nil
 }
@@ -296,10 +298,10 @@ func (r *Registry) remove(s *Session) bool {
 // Get returns a session by name or uid.
 func (r *Registry) Get(name string) (*Session, error) {
 	r.mu.Lock()
-	s, lost := cmp.Or(r.byName[name], r.byUID[name]), r.lost[name]
+	s, was := cmp.Or(r.byName[name], r.byUID[name]), r.lost[name]
 	r.mu.Unlock()
-	if s == nil && lost != nil {
-		return nil, lost
+	if s == nil && was != nil {
+		return nil, &was.LostError
 	}
 	if s == nil || !s.built() {
 		return nil, fmt.Errorf("%w: %q", ErrSessionNotFound, name)
@@ -345,10 +347,7 @@ func (r *Registry) List(f Filter) []*Session {
 func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 	s, err := r.Get(name)
 	if errors.Is(err, ErrLost) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		lost := r.lost[name]
-		maps.DeleteFunc(r.lost, func(_ string, l *LostError) bool { return l == lost })
+		r.forgetLost(func(l *lost) bool { return l.Name == name || l.uid == name })
 		return nil
 	}
 	if err != nil {
@@ -420,6 +419,7 @@ func (r *Registry) sweep(ctx context.Context) {
 		case <-tick.C:
 		case <-r.swept:
 		}
+		r.forgetLost(func(l *lost) bool { return time.Since(l.since) >= r.config().EndedFor })
 		for _, s := range r.expired(time.Now()) {
 			if !s.withdraw(false) {
 				continue // something was started in it just now
