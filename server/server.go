@@ -66,6 +66,10 @@ type Options struct {
 	// cuts all streams off at once: their clients resume them there. The process has
 	// to end after that.
 	LeaveSessions bool
+	// Crash lets a panic of a handler end the process, for a daemon that another
+	// one follows: what the handler has left half done is found there, and not gone
+	// on with. Without it the client gets INTERNAL, and the others go on.
+	Crash bool
 	// ShutdownGrace is how long sessions, and after them streams, may take to
 	// end by themselves at shutdown.
 	ShutdownGrace time.Duration
@@ -297,8 +301,11 @@ func (d *drainedStream) Context() context.Context { return d.context() }
 // errInternal is all that a client is told of a panic.
 var errInternal = errors.New("internal error: the log of the daemon says more")
 
-// panicked logs a panic and returns what the client gets.
+// panicked logs a panic and returns what the client gets, see [Options].Crash.
 func (s *Server) panicked(method string, cause any) error {
 	s.log.Error("panic in a handler", "method", method, "panic", cause, "stack", string(debug.Stack()))
+	if o := s.options(); o != nil && o.Crash {
+		panic(cause)
+	}
 	return reasonError(codes.Internal, "INTERNAL", errInternal, nil)
 }

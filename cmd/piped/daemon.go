@@ -74,7 +74,7 @@ func serve(cfg config, opts *options, log *slog.Logger, level *slog.LevelVar) (e
 	}
 	failpoint.Hit("daemon.after-listen")
 	options := cfg.server()
-	options.Sessions.KernelLogs = durability.kernel
+	options.Sessions.KernelLogs, options.Crash = durability.kernel, durability.kernel
 	options.DurabilityReason, options.Checks = durability.reason, durability.checks
 	reg, recovered, err := session.New(options.Sessions, link, estate, log)
 	if err != nil {

@@ -99,7 +99,9 @@ func dieAt(t *testing.T, name string) {
 			exit(t, p)
 			kept.Forget(1)
 		}
-		_ = unix.Kill(link.Info().Pid, unix.SIGHUP)
+		if pid := link.Info().Pid; pid > 0 { // 0 would be the whole process group
+			_ = unix.Kill(pid, unix.SIGHUP)
+		}
 		timer := time.NewTimer(150 * time.Millisecond)
 		<-timer.C
 		stop()

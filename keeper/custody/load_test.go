@@ -142,6 +142,9 @@ func TestKeepersThatDieUnderLoadLoseNothing(t *testing.T) {
 	upgrades := 0
 	for range deaths {
 		info := link.Info()
+		if info.Pid <= 0 {
+			t.Fatal("there is no keeper")
+		}
 		if rand.IntN(3) == 0 {
 			_ = unix.Kill(info.Pid, unix.SIGHUP)
 			upgrades++

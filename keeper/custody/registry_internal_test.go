@@ -174,7 +174,7 @@ func sampleSnapshot() *snapshot {
 	return &snapshot{
 		started: time.Unix(1, 2), gone: time.Unix(3, 4), lock: 5, listener: 6, registry: 7, passed: true, notify: "@x",
 		again: wire.Front{Args: []string{"piped", "-x"}, Env: []string{"A=1"}, Dir: "/"},
-		front: &frontier{pid: 1, start: 2, pidfd: 3, epoch: 4, left: true}, connected: true, fresh: true, unadopted: true,
+		front: &frontier{pid: 1, start: 2, pidfd: 3, epoch: 4, left: true, parting: true, ends: true}, connected: true, fresh: true, unadopted: true,
 		accounts: []*account{newAccount(own), a}, losses: []*loss{{uid: [16]byte{9}, name: "lost", reboot: true, slot: 10}},
 		peers: []peerSnapshot{{conn: 1, pid: 2, pidfd: 3, start: 4, state: peerServe, id: 5, flags: 6, epoch: 7, version: "v", front: wire.Front{Dir: "/x"}}},
 		wards: []ward{{1, 2}},

@@ -157,6 +157,8 @@ func (f *fields) snapshot(s *snapshot) {
 		f.int(&s.front.pidfd)
 		f.unsigned(&s.front.epoch)
 		f.bool(&s.front.left)
+		f.bool(&s.front.parting)
+		f.bool(&s.front.ends)
 	}
 	f.bool(&s.connected)
 	f.bool(&s.fresh)

@@ -13,6 +13,9 @@ import (
 // upgraded has the keeper execute itself anew and waits until it has.
 func upgraded(t *testing.T, pid int) {
 	t.Helper()
+	if pid <= 0 {
+		t.Fatal("there is no keeper")
+	}
 	before := spawnerOf(pid)
 	if err := unix.Kill(pid, unix.SIGHUP); err != nil {
 		t.Fatal(err)
