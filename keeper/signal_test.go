@@ -7,12 +7,16 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/piped-dev/piped/keeper"
 )
 
 // beFront runs a program by a keeper of its own, with its own stdout.
 func beFront(args []string) {
+	ignoreForLibrary()
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("/tmp", "piped-front-")
 	if err != nil {
@@ -43,6 +47,17 @@ func beFront(args []string) {
 	}
 	if err := link.End(ctx); err != nil {
 		fail("%v", err)
+	}
+}
+
+// ignoreForLibrary ignores the signals of the C library, which make does, and which
+// neither a shell nor Go can be told to.
+func ignoreForLibrary() {
+	act := [4]uint64{1} // struct sigaction of the kernel, with SIG_IGN
+	for sig := uintptr(32); sig <= 34; sig++ {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0); errno != 0 {
+			fail("ignore signal %d: %v", sig, errno)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ func Run() error {
 	}
 	handled := make(chan os.Signal, 1)
 	defer signal.Stop(handled)
-	if err := errors.Join(handleIgnored(handled), defaultForLibrary()); err != nil {
+	if err := errors.Join(defaultForLibrary(), handleIgnored(handled)); err != nil {
 		return err
 	}
 	conn, err := wire.NewConn(SocketFD)
