@@ -56,7 +56,7 @@ var reasons = []string{LostBoth, LostReboot, LostMemory, LostCorrupt}
 // signOf returns why a session was lost by the signs that are left of it.
 func signOf(files map[uint32]int) (why string, found bool) {
 	for i, why := range reasons {
-		if _, ok := files[signKey+uint32(i)]; ok { //nolint:gosec // four
+		if _, ok := files[signKey+uint32(i)]; ok {
 			return why, true
 		}
 	}
