@@ -4,6 +4,7 @@ PREFIX   ?= /usr/local
 DESTDIR  ?=
 FUZZTIME ?= 10s
 EXACT    ?= long
+CHAOS    ?= full
 
 COMMANDS := piped piped-keeper pipectl
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -24,7 +25,7 @@ help: ## List the targets
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
-	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) EXACT=$(EXACT)'
+	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) EXACT=$(EXACT) CHAOS=$(CHAOS)'
 
 .PHONY: demo
 demo: build ## Drive real python3 children through a real daemon and show what happens
@@ -42,6 +43,11 @@ test: build ## Run every test, with the race detector: packages first, then the 
 exact: build ## Prove that nothing is lost, doubled or reordered: every crash point, thousands of kills and cuts (EXACT=short: under 50 s)
 	@test/setup/install-test-deps.sh test
 	@EXACT=$(EXACT) tools/exact.sh
+
+.PHONY: chaos
+chaos: build ## Kill the daemon and its keeper in every way, and prove that nothing is lost, doubled or reordered (CHAOS=short: under 50 s)
+	@test/setup/install-test-deps.sh test
+	@CHAOS=$(CHAOS) tools/chaos.sh
 
 .PHONY: lint
 lint: checkgo ## Check formatting, style, the contract (buf) and the scripts

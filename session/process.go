@@ -266,8 +266,12 @@ func homeDirectory() string {
 	return "/"
 }
 
-// descriptorError says in this package's words that descriptors have run out.
+// descriptorError says in this package's words that descriptors or memory have
+// run out.
 func descriptorError(err error) error {
+	if errors.Is(err, syscall.ENOMEM) && !errors.Is(err, keeper.ErrMemory) {
+		return fmt.Errorf("%w: %w", keeper.ErrMemory, err)
+	}
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, keeper.ErrDescriptors) {
 		return fmt.Errorf("%w: %w", ErrDescriptors, err)
 	}

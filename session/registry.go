@@ -221,6 +221,7 @@ func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
 		if err != nil {
 			return nil, err
 		}
+		r.forgetLost(func(l *lost) bool { return l.Name == s.name }) // whoever takes the name knows
 		err = s.build(ctx, &spec)
 		if errors.Is(err, ErrDescriptors) && r.shedLogs() {
 			r.release(s)
@@ -266,9 +267,6 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	content := digestOf(*spec)
 	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(),
 		request: spec.RequestID, digest: content[:]}
-	if r.lost[name] != nil { // the name is free; by its uid it is still told as lost
-		delete(r.lost, name)
-	}
 	r.byName[name], r.byUID[s.uid] = s, s
 	return s, nil
 }

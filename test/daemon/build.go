@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -44,16 +46,51 @@ func build() (string, error) {
 	return dir, nil
 }
 
-// Build compiles piped, piped-keeper and pipectl into dir, with further arguments
-// for go build: tags, an overlay. It does so without the race detector, which has
-// no say about another process and would slow it down.
+// Bin returns the directory of the programs that Main has built. What is put there
+// goes with it.
+func Bin() string { return bin }
+
+// programs are what an installation has.
+var programs = []string{"piped", "piped-keeper", "pipectl"}
+
+// Build compiles all programs into dir, with further arguments for go build: tags,
+// an overlay. It does so without the race detector, which has no say about another
+// process and would slow it down.
 func Build(ctx context.Context, dir string, args ...string) error {
-	const module = "github.com/piped-dev/piped/cmd/"
+	return BuildOnly(ctx, dir, programs, args...)
+}
+
+// BuildOnly is Build for some programs; the others in dir are those that Main has
+// built, if it has.
+func BuildOnly(ctx context.Context, dir string, names []string, args ...string) error {
 	args = append([]string{"build", "-buildvcs=false", "-o", dir + "/"}, args...)
-	cmd := exec.CommandContext(ctx, "go", append(args, module+"piped", module+"piped-keeper", module+"pipectl")...)
+	for _, name := range names {
+		args = append(args, "github.com/piped-dev/piped/cmd/"+name)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the programs: %w\n%s", err, out)
 	}
+	for _, name := range programs {
+		if slices.Contains(names, name) || bin == "" {
+			continue
+		}
+		if err := Install(filepath.Join(bin, name), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// Install puts a copy of a program in the place of another one, which may run.
+func Install(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(to+".new", text, 0o700); err != nil { //nolint:gosec // a program
+		return err
+	}
+	return os.Rename(to+".new", to)
 }

@@ -50,6 +50,9 @@ type Options struct {
 	Env []string
 	// Bin is the directory of the programs; empty: those that Main has built.
 	Bin string
+	// Leave says that the arguments let it leave its sessions to the next daemon,
+	// with the keeper and the socket.
+	Leave bool
 }
 
 // A run is one process that this test has started. Its keeper starts others.
@@ -195,7 +198,12 @@ func (d *Daemon) Stop() {
 		if err := d.end(); err != nil {
 			d.t.Errorf("piped after SIGTERM: %v, want exit status 0", err)
 		}
-		for _, path := range []string{d.socket, d.socket + ".keeper", d.socket + ".keeper.registry"} {
+		paths := []string{d.socket, d.socket + ".keeper", d.socket + ".keeper.registry"}
+		if d.opts.Leave {
+			paths = paths[1:]
+			d.AwaitExit(d.KillKeeper(syscall.SIGTERM))
+		}
+		for _, path := range paths {
 			if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 				d.t.Errorf("%s is left over: Lstat says %v", path, err)
 			}

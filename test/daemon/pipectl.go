@@ -41,7 +41,20 @@ func (d *Daemon) Pipectl(t testing.TB, stdin string, args ...string) Result {
 // Command returns a pipectl that is set up for the daemon and not yet started;
 // the end of ctx kills it. The caller waits for it.
 func (d *Daemon) Command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(d.Bin, "pipectl"), args...)
+	return d.program(ctx, "pipectl", args)
+}
+
+// Rival returns another piped, in the same surroundings and with the same log,
+// which is not yet started; the end of ctx kills it. The caller waits for it.
+func (d *Daemon) Rival(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := d.program(ctx, "piped", args)
+	cmd.Env = append(cmd.Env, d.opts.Env...)
+	cmd.Stderr = d.log
+	return cmd
+}
+
+func (d *Daemon) program(ctx context.Context, name string, args []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(d.Bin, name), args...)
 	cmd.Env = d.environ()
 	cmd.Dir = d.Dir
 	return cmd

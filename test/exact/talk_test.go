@@ -19,7 +19,9 @@ import (
 type talk struct {
 	r             *row
 	name, framing string
-	in            *history
+	// pipe, if set, is a duplex pipe, a socket, that the child has beside stdio.
+	pipe string
+	in   *history
 	// back are what the client received.
 	back []observation
 }
@@ -41,8 +43,19 @@ func (k *talk) request() *pipedv1.CreateSessionRequest {
 	}
 }
 
+// overSocket is request for a child that talks over a socket.
+func (k *talk) overSocket() *pipedv1.CreateSessionRequest {
+	k.pipe = "socket"
+	req := k.request()
+	req.Pipes = []*pipedv1.PipeSpec{{Name: k.pipe, FramingIn: req.Process.StdioPipe.FramingIn}}
+	req.Process.StdioPipe, req.Process.Stdin, req.Process.Stdout = nil, pipedv1.StdioMode_STDIO_MODE_NULL, pipedv1.StdioMode_STDIO_MODE_NULL
+	req.Process.Args = append([]string{"sh", "-c", `exec "$@" <&3 >&3 3>&-`, "sh"}, req.Process.Args...)
+	req.Process.Inherits = []*pipedv1.Inherit{{Pipe: k.pipe, End: 2, Fd: 3, HandOver: true}}
+	return req
+}
+
 // ref names the daemon's end.
-func (k *talk) ref() client.Ref { return client.Ref{Session: k.name} }
+func (k *talk) ref() client.Ref { return client.Ref{Session: k.name, Pipe: k.pipe} }
 
 // message returns message n of a writer.
 func (k *talk) message(writer string, n uint64, size int) []byte {
