@@ -62,7 +62,12 @@ func (s *scene) perform(c *client.Client, play func(context.Context, *client.Cli
 	err := play(ctx, c, name)
 	got, there := c.Get(ctx, name)
 	if whyLost(there) != "" {
-		return c.Delete(ctx, name, true)
+		// It may be told again what is gone already.
+		err := c.Delete(ctx, name, true)
+		for errors.Is(err, client.ErrUnavailable) {
+			err = c.Delete(ctx, name, true)
+		}
+		return err
 	}
 	if there != nil {
 		return errors.Join(err, there)
@@ -101,6 +106,9 @@ func playBroken(ctx context.Context, c *client.Client, name string) error {
 		if err = e.Send(ctx, make([]byte, 10_000)); err != nil {
 			break
 		}
+	}
+	if err != nil && !errors.Is(err, client.ErrBrokenPipe) {
+		return err // the child may wait for what was not sent
 	}
 	_, werr := c.Wait(ctx, name, "", patience)
 	return errors.Join(err, werr)
@@ -177,6 +185,9 @@ func playParts(ctx context.Context, c *client.Client, name string) error {
 		}
 	}
 	err = errors.Join(err, w.Close(ctx), rd.Close(ctx), c.Signal(ctx, name, "", "TERM"))
+	if err != nil && !errors.Is(err, client.ErrBrokenPipe) {
+		return err // the child may wait for what was not sent
+	}
 	_, werr := c.Wait(ctx, name, "", patience)
 	return errors.Join(err, werr)
 }
@@ -189,6 +200,9 @@ func playEnds(ctx context.Context, c *client.Client, name string) error {
 	}
 	e := c.Endpoint(client.Ref{Session: name})
 	err := e.Send(ctx, []byte("unread"))
+	if err != nil && !errors.Is(err, client.ErrBrokenPipe) {
+		return err // the child may wait for what was not sent
+	}
 	_, werr := c.Wait(ctx, name, "", patience)
 	return errors.Join(err, werr)
 }
@@ -228,6 +242,9 @@ func playSocket(ctx context.Context, c *client.Client, name string) error {
 		if err = e.Send(ctx, make([]byte, 10_000)); err != nil {
 			break
 		}
+	}
+	if err != nil && !errors.Is(err, client.ErrBrokenPipe) {
+		return err // the child may wait for what was not sent
 	}
 	_, werr := c.Wait(ctx, name, "", patience)
 	return errors.Join(err, werr)
