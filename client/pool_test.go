@@ -99,6 +99,8 @@ func TestPoolServesManyAtOnce(t *testing.T) {
 		})
 	}
 	working.Wait()
+	p.mu.Lock() // idle ones are dropped just now
+	defer p.mu.Unlock()
 	for _, m := range p.members {
 		if m.calls != 0 {
 			t.Errorf("%d calls are left", m.calls)
