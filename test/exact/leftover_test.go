@@ -1,13 +1,9 @@
 package exact
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -16,6 +12,7 @@ import (
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/piped-dev/piped/test/daemon"
 )
 
 func TestDaemonHasNoGoroutineLeftAfterItsSessions(t *testing.T) {
@@ -80,31 +77,17 @@ func mess(ctx context.Context, c *client.Client, name string) error {
 // goroutines it has when everything is over, by who created them.
 func (r *row) goroutines(use func(ctx context.Context, c *client.Client) error) map[string]int {
 	r.t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "piped-")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "s")
-	cmd := exec.CommandContext(r.t.Context(), filepath.Join(r.d.Bin, "piped"), "--listen", "unix://"+socket, "--log-level", "error")
-	cmd.Env, cmd.Dir = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.use(cmd.Process.Pid, socket, use)
-	// It shows all goroutines and exits with 2.
-	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
-		r.t.Error(err)
-	}
-	_ = cmd.Wait()
-	return creators(stderr.String())
+	d := daemon.Start(r.t, "--log-level", "error")
+	pid := d.PID()
+	r.use(pid, d.Addr, use)
+	// It shows all goroutines and exits with 2; its keeper starts another.
+	d.AwaitNext(d.Kill(syscall.SIGQUIT))
+	return creators(d.Log())
 }
 
 // use lets f use the daemon of process pid, and returns when that has no more
 // descriptors than before.
-func (r *row) use(pid int, socket string, f func(ctx context.Context, c *client.Client) error) {
+func (r *row) use(pid int, addr string, f func(ctx context.Context, c *client.Client) error) {
 	r.t.Helper()
 	ctx, cancel := r.ctx()
 	defer cancel()
@@ -112,7 +95,7 @@ func (r *row) use(pid int, socket string, f func(ctx context.Context, c *client.
 	// It listens before it has everything that it needs, and is connected to when it has.
 	if !await(func() (connected bool) {
 		var err error
-		c, err = client.Dial(ctx, "unix://"+socket)
+		c, err = client.Dial(ctx, addr)
 		return err == nil
 	}) {
 		r.t.Fatal("it does not serve")

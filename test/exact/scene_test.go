@@ -60,19 +60,28 @@ func (s *scene) perform(c *client.Client, play func(context.Context, *client.Cli
 	ctx, cancel := context.WithTimeout(s.row.t.Context(), patience)
 	defer cancel()
 	err := play(ctx, c, name)
-	got, there := c.Get(ctx, name)
-	if whyLost(there) != "" {
-		// It may be told again what is gone already.
-		err := c.Delete(ctx, name, true)
-		for errors.Is(err, client.ErrUnavailable) {
-			err = c.Delete(ctx, name, true)
+	for {
+		gone := remove(ctx, c, name)
+		if gone == nil || errors.Is(gone, client.ErrSessionNotFound) {
+			return err
 		}
+		if ctx.Err() != nil || !excused(gone) {
+			return errors.Join(err, gone)
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+// remove deletes a session, also one that was lost.
+func remove(ctx context.Context, c *client.Client, name string) error {
+	s, err := c.Get(ctx, name)
+	switch {
+	case whyLost(err) != "":
+		return c.Delete(ctx, name, true)
+	case err != nil:
 		return err
 	}
-	if there != nil {
-		return errors.Join(err, there)
-	}
-	return errors.Join(err, c.Delete(ctx, got.GetUid(), true))
+	return c.Delete(ctx, s.GetUid(), true)
 }
 
 // excused says that an error is what such a call is told when the daemon, its
@@ -128,7 +137,8 @@ func playDrops(ctx context.Context, c *client.Client, name string) error {
 // playPipes makes more pipes than there was room for, and closes them in all
 // ways.
 func playPipes(ctx context.Context, c *client.Client, name string) error {
-	if _, err := c.Create(ctx, &pipedv1.CreateSessionRequest{Name: name}); err != nil {
+	first := &pipedv1.PipeSpec{Name: "first"}
+	if _, err := c.Create(ctx, &pipedv1.CreateSessionRequest{Name: name, Pipes: []*pipedv1.PipeSpec{first}}); err != nil {
 		return err
 	}
 	for i := range 20 {
