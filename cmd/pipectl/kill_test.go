@@ -48,7 +48,7 @@ func rekeep(t *testing.T, addr string) {
 
 // feed writes numbered lines, some between two kills, and closes the input behind
 // the last. It returns all of it.
-func feed(t *testing.T, kills int, kill func(), inputs ...*io.PipeWriter) string {
+func feed(t *testing.T, kills int, kill func(), verbs ...*verb) string {
 	t.Helper()
 	const between = 400
 	var all bytes.Buffer
@@ -58,24 +58,27 @@ func feed(t *testing.T, kills int, kill func(), inputs ...*io.PipeWriter) string
 			fmt.Fprintf(&some, "%d\n", i*between+n)
 		}
 		all.Write(some.Bytes())
-		written := make(chan error, len(inputs))
-		for _, in := range inputs {
+		written := make(chan error, len(verbs))
+		for _, v := range verbs {
 			go func() {
-				_, err := in.Write(some.Bytes())
+				_, err := v.in.Write(some.Bytes())
+				if err != nil {
+					err = fmt.Errorf("%v ended: %w, stderr %q", v.args, err, v.errOut.String())
+				}
 				written <- err
 			}()
 		}
 		if i < kills {
 			kill()
 		}
-		for range inputs {
+		for range verbs {
 			if err := <-written; err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	for _, in := range inputs {
-		_ = in.Close()
+	for _, v := range verbs {
+		_ = v.in.Close()
 	}
 	return all.String()
 }
@@ -83,14 +86,15 @@ func feed(t *testing.T, kills int, kill func(), inputs ...*io.PipeWriter) string
 // A verb is a pipectl that goes on while the daemon is killed.
 type verb struct {
 	*background
-	in *io.PipeWriter
+	args []string
+	in   *io.PipeWriter
 }
 
 // begin runs pipectl with a stdin that the test writes.
 func begin(t *testing.T, addr string, args ...string) *verb {
 	t.Helper()
 	in, writes := io.Pipe()
-	v := &verb{background: &background{t: t, exited: make(chan exitCode, 1)}, in: writes}
+	v := &verb{background: &background{t: t, exited: make(chan exitCode, 1)}, args: args, in: writes}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	t.Cleanup(func() {
@@ -148,6 +152,18 @@ func createSession(t *testing.T, c *client.Client, req *pipedv1.CreateSessionReq
 	}
 }
 
+func countSessions(t *testing.T, c *client.Client) int {
+	t.Helper()
+	n := 0
+	for _, err := range c.List(t.Context(), &pipedv1.ListSessionsRequest{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	return n
+}
+
 const manyKills = 6
 
 func TestVerbsComeThroughKills(t *testing.T) {
@@ -191,6 +207,8 @@ func comeThrough(t *testing.T, addr string, kill func()) (recv *verb) {
 		createSession(t, c, req)
 	}
 	run := begin(t, addr, "run", "-q", "--", "cat")
+	// A creation that a keeper's death cuts is told to its caller, not made twice.
+	eventually(t, func() bool { return countSessions(t, c) == 4 })
 	attach := begin(t, addr, "attach", "cat", "--close-input")
 	send := begin(t, addr, "send", "q", "--wait", "read")
 	recv = begin(t, addr, "recv", "q", "--follow")
@@ -198,7 +216,7 @@ func comeThrough(t *testing.T, addr string, kill func()) (recv *verb) {
 	wait := begin(t, addr, "wait", "w")
 	events := begin(t, addr, "events", "--follow", "--name", "later")
 
-	all := feed(t, manyKills, kill, run.in, attach.in, send.in)
+	all := feed(t, manyKills, kill, run, attach, send)
 	run.ends("run", all)
 	attach.ends("attach", all)
 	send.ends("send", "")
