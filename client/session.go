@@ -29,9 +29,19 @@ func (c *Client) Create(ctx context.Context, req *pipedv1.CreateSessionRequest) 
 	return resp.GetSession(), err
 }
 
-// Get returns a session by name or uid, with the holders of its ends.
+// Get returns a session by name or uid.
 func (c *Client) Get(ctx context.Context, session string) (*pipedv1.Session, error) {
-	resp, err := look(ctx, c, c.sessions.GetSession, &pipedv1.GetSessionRequest{Session: session})
+	return c.getSession(ctx, &pipedv1.GetSessionRequest{Session: session})
+}
+
+// Inspect is Get with the holders of the session's ends, for which the daemon looks
+// at every descriptor of every process.
+func (c *Client) Inspect(ctx context.Context, session string) (*pipedv1.Session, error) {
+	return c.getSession(ctx, &pipedv1.GetSessionRequest{Session: session, Holders: true})
+}
+
+func (c *Client) getSession(ctx context.Context, req *pipedv1.GetSessionRequest) (*pipedv1.Session, error) {
+	resp, err := look(ctx, c, c.sessions.GetSession, req)
 	return resp.GetSession(), err
 }
 

@@ -40,7 +40,7 @@ func (v *sessionService) GetSession(ctx context.Context, req *pipedv1.GetSession
 	if err != nil {
 		return nil, statusError(err)
 	}
-	info, err := ses.Info(ctx, true)
+	info, err := ses.Info(ctx, req.GetHolders())
 	return &pipedv1.GetSessionResponse{Session: fromInfo(info)}, statusError(err)
 }
 

@@ -33,7 +33,7 @@ has exited: the last word about each direction of its pipes.`,
 		if err != nil {
 			return err
 		}
-		session, err := c.Get(ctx, name)
+		session, err := c.Inspect(ctx, name)
 		if err != nil {
 			return err
 		}

@@ -114,12 +114,12 @@ func (r *row) remove(name string) {
 	r.live--
 }
 
-// inspect returns a session.
+// inspect returns a session, with holders.
 func (r *row) inspect(name string) *pipedv1.Session {
 	r.t.Helper()
 	ctx, cancel := r.ctx()
 	defer cancel()
-	s, err := r.c.Get(ctx, name)
+	s, err := r.c.Inspect(ctx, name)
 	if err != nil {
 		r.t.Errorf("get %s: %v", name, err)
 	}

@@ -95,11 +95,8 @@ func (x *storm) ended() bool {
 func (x *storm) session(c *client.Client, k *talk, req *pipedv1.CreateSessionRequest) error {
 	ctx, cancel := context.WithTimeout(x.row.t.Context(), x.lasts)
 	defer cancel()
-	s, err := c.Create(ctx, req)
-	for refused(err) {
-		pause(ctx, 10*time.Millisecond)
-		s, err = c.Create(ctx, req)
-	}
+	var s *pipedv1.Session
+	err := unrefused(ctx, func() (err error) { s, err = c.Create(ctx, req); return err })
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
@@ -128,16 +125,22 @@ func refused(err error) bool {
 		errors.Is(err, client.ErrMemoryLimit) || errors.Is(err, client.ErrLogSpace) || errors.Is(err, client.ErrKeeperAway)
 }
 
+// unrefused does something until it is not refused.
+func unrefused(ctx context.Context, f func() error) error {
+	err := f()
+	for ; refused(err) && ctx.Err() == nil; err = f() {
+		pause(ctx, 10*time.Millisecond)
+	}
+	return err
+}
+
 // talk sends and receives until the session is full or the storm ends.
 func (x *storm) talk(ctx context.Context, c *client.Client, k *talk) error {
 	e := c.Endpoint(k.ref())
-	w, err := e.NewWriter(ctx, client.WriterOptions{ID: "w"})
+	var rd *client.Reader
+	err := unrefused(ctx, func() (err error) { rd, err = e.NewReader(ctx, client.ReaderOptions{ConsumerID: "c"}); return err })
 	if err != nil {
-		return fmt.Errorf("open the writer: %w", err)
-	}
-	rd, err := e.NewReader(ctx, client.ReaderOptions{ConsumerID: "c"})
-	if err != nil {
-		return errors.Join(fmt.Errorf("open the reader: %w", err), w.Close(ctx))
+		return fmt.Errorf("open the reader: %w", err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -148,9 +151,9 @@ func (x *storm) talk(ctx context.Context, c *client.Client, k *talk) error {
 			cancel(received)
 		}
 	})
-	sent := x.send(ctx, w, k)
+	sent := unrefused(ctx, func() error { return x.send(ctx, e, k) })
 	if sent == nil {
-		if sent = e.CloseSend(ctx); sent != nil {
+		if sent = unrefused(ctx, func() error { return e.CloseSend(ctx) }); sent != nil {
 			sent = fmt.Errorf("close: %w", sent)
 		}
 	}
@@ -162,16 +165,28 @@ func (x *storm) talk(ctx context.Context, c *client.Client, k *talk) error {
 	case sent == nil && received == nil:
 		return rd.Close(ctx)
 	case cause != nil:
-		return fmt.Errorf("sent %v, received up to %v: %w", w.Next(), rd.Position(), cause)
+		return fmt.Errorf("sent up to %d, received up to %v: %w", k.in.writer(writerID).sent, rd.Position(), cause)
 	default:
 		return errors.Join(sent, received)
 	}
 }
 
-func (x *storm) send(ctx context.Context, w *client.Writer, k *talk) error {
-	book := k.in.writer(w.ID())
+const writerID = "w"
+
+// send goes on behind what was accepted, with a writer of its own.
+func (x *storm) send(ctx context.Context, e *client.Endpoint, k *talk) (err error) {
+	w, err := e.NewWriter(ctx, client.WriterOptions{ID: writerID})
+	if err != nil {
+		return fmt.Errorf("open the writer: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = w.Close(ctx)
+		}
+	}()
+	book := k.in.writer(writerID)
 	for n := w.Next().Message; n <= x.length && !x.ended(); n++ {
-		book.sent = n
+		book.sent = max(book.sent, n)
 		if err := w.Send(ctx, k.message(w.ID(), n, x.size(n))); err != nil {
 			return fmt.Errorf("send: %w", err)
 		}

@@ -145,7 +145,7 @@ func (l *library) closeSend(ref string) {
 
 func (l *library) inspect(session string) *pipedv1.Session {
 	l.t.Helper()
-	s, err := l.client.Get(l.ctx(), session)
+	s, err := l.client.Inspect(l.ctx(), session)
 	l.must("Get", err)
 	return s
 }

@@ -91,7 +91,7 @@ func (p *peer) start(session string, process *pipedv1.ProcessSpec) *pipedv1.Proc
 
 func (p *peer) get(session string) *pipedv1.Session {
 	p.t.Helper()
-	resp, err := p.sessions.GetSession(p.ctx(), &pipedv1.GetSessionRequest{Session: session})
+	resp, err := p.sessions.GetSession(p.ctx(), &pipedv1.GetSessionRequest{Session: session, Holders: true})
 	if err != nil {
 		p.t.Fatalf("get: %v", err)
 	}

@@ -785,7 +785,8 @@ type Endpoint struct {
 	Outbox *Flow `protobuf:"bytes,4,opt,name=outbox,proto3" json:"outbox,omitempty"`
 	// What came out of it.
 	Inbox *Flow `protobuf:"bytes,5,opt,name=inbox,proto3" json:"inbox,omitempty"`
-	// Who holds a copy of this end: the daemon and processes. Only in GetSession.
+	// Who holds a copy of this end: the daemon and processes. Only in
+	// GetSession, if asked for.
 	Holders []*Holder `protobuf:"bytes,6,rep,name=holders,proto3" json:"holders,omitempty"`
 	// A process of the session was given a copy, so exactness across the death of
 	// the daemon is not promised for this end.
@@ -1891,7 +1892,10 @@ func (x *CreateSessionResponse) GetSession() *Session {
 type GetSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name or uid.
-	Session       string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Also tell who has the ends open, which costs a look at every descriptor of
+	// every process of the machine.
+	Holders       bool `protobuf:"varint,2,opt,name=holders,proto3" json:"holders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1933,10 +1937,17 @@ func (x *GetSessionRequest) GetSession() string {
 	return ""
 }
 
+func (x *GetSessionRequest) GetHolders() bool {
+	if x != nil {
+		return x.Holders
+	}
+	return false
+}
+
 // GetSessionResponse returns a session.
 type GetSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session, with holders.
+	// The session, with holders if they were asked for.
 	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3308,9 +3319,10 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +
 	"\x15CreateSessionResponse\x12+\n" +
-	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"-\n" +
+	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"G\n" +
 	"\x11GetSessionRequest\x12\x18\n" +
-	"\asession\x18\x01 \x01(\tR\asession\"A\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
+	"\aholders\x18\x02 \x01(\bR\aholders\"A\n" +
 	"\x12GetSessionResponse\x12+\n" +
 	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"\x9f\x02\n" +
 	"\x13ListSessionsRequest\x12\x1b\n" +
