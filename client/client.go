@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -36,6 +37,14 @@ const (
 // started again is there soon.
 const dialPause = 20 * time.Millisecond
 
+// A daemon that is killed just after it took a connection ends it, as one does that
+// refuses this user, but the next daemon is there soon: dialAttempts is how often Dial
+// asks, refusedPause the time between.
+const (
+	dialAttempts = 3
+	refusedPause = 100 * time.Millisecond
+)
+
 // A Client speaks to one daemon, over one connection or, where
 // Limits.max_streams_per_connection makes more necessary, over several, which it
 // opens and closes by itself. A connection that was lost is made again, and calls
@@ -62,6 +71,23 @@ func Dial(ctx context.Context, addr string, opts ...grpc.DialOption) (*Client, e
 	if _, err := SocketPath(addr); err != nil {
 		return nil, err
 	}
+	for attempt := 1; ; attempt++ {
+		c, err := dial(ctx, addr, opts)
+		if !errors.Is(err, ErrRefused) || attempt == dialAttempts {
+			return c, err
+		}
+		timer := time.NewTimer(refusedPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		}
+	}
+}
+
+// dial is one attempt of Dial.
+func dial(ctx context.Context, addr string, opts []grpc.DialOption) (*Client, error) {
 	// What the dialer met is told instead of gRPC's own words about it.
 	met := &meeting{}
 	dialer := func(ctx context.Context, _ string) (net.Conn, error) { return met.dial(ctx, addr) }

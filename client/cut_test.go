@@ -34,6 +34,22 @@ func next(t *testing.T, r *client.Reader) client.Message {
 	return m
 }
 
+func TestDialComesThroughTheDeathOfTheDaemonThatTookItsConnection(t *testing.T) {
+	p := startProxy(t, daemonAddr, func(n int) plan {
+		if n == 0 {
+			return plan{cutUp: 0, cutDown: 0, chop: -1}
+		}
+		return undisturbed
+	})
+	c, err := client.Dial(t.Context(), p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestObserverGoesOnBehindTheLastMessage(t *testing.T) {
 	echo := newEcho(t, "line")
 	var want []string

@@ -40,29 +40,8 @@ func (f *factory) client(ctx context.Context) (*client.Client, error) {
 		return nil, err
 	}
 	f.connection.tell = f.tell
-	for attempt := 1; ; attempt++ {
-		c, err := client.Dial(ctx, addr, client.RepeatFor(comeBackFor), grpc.WithStatsHandler(&f.connection))
-		// A daemon that is killed just after it took the connection ends it, too; the
-		// next one is there soon.
-		if !errors.Is(err, client.ErrRefused) || attempt == dialAttempts {
-			return c, err
-		}
-		timer := time.NewTimer(dialPause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, ctx.Err()
-		}
-	}
+	return client.Dial(ctx, addr, client.RepeatFor(comeBackFor), grpc.WithStatsHandler(&f.connection))
 }
-
-const (
-	// dialAttempts is how often a daemon that ends the connection at once is asked,
-	// and dialPause the time between.
-	dialAttempts = 3
-	dialPause    = 100 * time.Millisecond
-)
 
 // connected is a verb's work, with a client that is closed after it.
 type connected func(ctx context.Context, c *client.Client, args []string) error

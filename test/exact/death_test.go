@@ -85,6 +85,11 @@ func TestD3DaemonThatDiesInAnyWayLosesNothing(t *testing.T) {
 // exhaust takes the daemon's memory away and asks it for work until it dies.
 func (r *row) exhaust(x *storm) {
 	r.t.Helper()
+	c, err := client.Dial(r.t.Context(), r.d.Addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
 	pid := r.d.PID()
 	x.struck()
 	// Less than it has: whatever it maps next is refused.
@@ -92,11 +97,6 @@ func (r *row) exhaust(x *storm) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_AS, &limit, nil); err != nil {
 		r.t.Fatalf("prlimit: %v", err)
 	}
-	c, err := client.Dial(r.t.Context(), r.d.Addr)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
 	for n := 0; runs(pid); n++ {
 		ctx, cancel := context.WithTimeout(r.t.Context(), 100*time.Millisecond)
 		name := fmt.Sprintf("greedy-%d-%d", pid, n)
