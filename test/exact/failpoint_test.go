@@ -3,6 +3,7 @@ package exact
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -265,7 +266,12 @@ func (h *hunt) provoke(armed string) {
 // scarce leaves the daemon no descriptor until it is started again.
 func (h *hunt) scarce() {
 	pid := h.row.d.PID()
-	limit := unix.Rlimit{Cur: uint64(use(h.row.t, pid).descriptors), Max: 20000}
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil || len(open) == 0 {
+		h.row.t.Logf("the daemon was killed before it could be made scarce: %v", err)
+		return
+	}
+	limit := unix.Rlimit{Cur: uint64(len(open)), Max: 20000}
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
 		h.row.t.Logf("prlimit: %v", err)
 	}

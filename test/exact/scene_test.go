@@ -14,9 +14,10 @@ import (
 // A scene is everything that a daemon can be made to do, over and over: so that
 // it comes to each instant at which it may be killed.
 type scene struct {
-	row     *row
-	stop    chan struct{}
-	workers sync.WaitGroup
+	row      *row
+	stop     chan struct{}
+	stopping sync.Once
+	workers  sync.WaitGroup
 }
 
 // plays are what a scene consists of. Each is about a session of its own, which
@@ -42,17 +43,22 @@ func (r *row) newScene() *scene {
 					return
 				default:
 				}
-				if err := s.perform(c, play, fmt.Sprintf("play-%d-%d", i, n)); err != nil && !excused(err) {
+				if r.t.Context().Err() != nil {
+					return
+				}
+				if err := s.perform(c, play, fmt.Sprintf("play-%d-%d", i, n)); err != nil && !excused(err) && r.t.Context().Err() == nil {
 					r.t.Errorf("play %d: %v", i, err)
 				}
 			}
 		})
 	}
+	r.t.Cleanup(s.end)
 	return s
 }
 
+// end may be called again.
 func (s *scene) end() {
-	close(s.stop)
+	s.stopping.Do(func() { close(s.stop) })
 	s.workers.Wait()
 }
 

@@ -19,8 +19,9 @@ import (
 // A storm is clients that talk with children under full load, and go on whatever
 // is killed under them.
 type storm struct {
-	row  *row
-	stop chan struct{}
+	row      *row
+	stop     chan struct{}
+	stopping sync.Once
 	// length is how many messages one session carries before the next takes over.
 	length uint64
 	// size returns the size of a message.
@@ -79,6 +80,7 @@ func (r *row) newStormWith(talks int, change func(x *storm)) *storm {
 			}
 		})
 	}
+	r.t.Cleanup(x.leave)
 	return x
 }
 
@@ -89,6 +91,12 @@ func (x *storm) ended() bool {
 	default:
 		return false
 	}
+}
+
+// leave waits until nobody talks any more. It may be called again.
+func (x *storm) leave() {
+	x.stopping.Do(func() { close(x.stop) })
+	x.workers.Wait()
 }
 
 // session is the whole life of one session of a storm.
@@ -266,8 +274,7 @@ func (x *storm) measure(k *talk) {
 // end ends the storm and adds what it has seen to the line.
 func (x *storm) end() {
 	x.row.t.Helper()
-	close(x.stop)
-	x.workers.Wait()
+	x.leave()
 	slices.Sort(x.pauses)
 	most := time.Duration(0)
 	if n := len(x.pauses); n > 0 {
