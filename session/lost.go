@@ -66,15 +66,21 @@ func signOf(files map[uint32]int) (why string, found bool) {
 // lose remembers that a session was lost, and has the keeper remember it.
 func (r *Registry) lose(name string, uid keeper.UID, why string, err error) {
 	r.log.Error("session lost", "session", name, "uid", uuid.UUID(uid), "why", why, "error", err)
-	account, err := r.link.Enter(uid, name)
-	if err == nil {
-		sign := signKey + uint32(slices.Index(reasons, why)) //nolint:gosec // one of four
-		err = account.Put(keeper.Item{Key: sign, FD: int(r.null.Fd())})
-	}
-	if err != nil {
-		r.log.Warn("the keeper does not remember that a session was lost", "session", name, "error", err)
+	account, entering := r.link.Enter(uid, name)
+	if entering != nil {
+		r.log.Warn("the keeper does not remember that a session was lost", "session", name, "error", entering)
+	} else {
+		r.sign(account, name, why)
 	}
 	r.mourn(&lost{LostError{Name: name, Why: why}, uuid.UUID(uid).String(), time.Now(), account})
+}
+
+// sign has the keeper remember that a session was lost.
+func (r *Registry) sign(account *keeper.Account, name, why string) {
+	key := signKey + uint32(slices.Index(reasons, why)) //nolint:gosec // one of four
+	if err := account.Put(keeper.Item{Key: key, FD: int(r.null.Fd())}); err != nil {
+		r.log.Warn("the keeper does not remember that a session was lost", "session", name, "error", err)
+	}
 }
 
 // mourn enters a session among those that were lost.

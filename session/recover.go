@@ -76,6 +76,7 @@ func (r *Registry) recover(estate *keeper.Estate) (Recovered, error) {
 			r.log.Info("session removed", "session", h.left.Name, "reason", h.err)
 			h.drop()
 		case h.sign != "": // lost before
+			r.sign(h.left.Account, h.left.Name, h.sign) // what a new keeper is brought must be open
 			h.close()
 			r.mourn(&lost{LostError{Name: h.left.Name, Why: h.sign}, uuid.UUID(h.left.UID).String(), time.Now(), h.left.Account})
 		default:

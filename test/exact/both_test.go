@@ -69,7 +69,11 @@ func (r *row) loseBoth(round, sessions int) (lost, orphans int) {
 			r.t.Errorf("%s: %v, want LOST_BOTH", name, err)
 		}
 	}
-	r.d.Strike() // and so says the daemon after that one
+	// And so say the daemons after that one, and with another keeper.
+	r.d.Strike()
+	r.d.AwaitNextKeeper(r.d.KillKeeper(syscall.SIGKILL))
+	r.survives(anyKeeper)
+	r.d.Strike()
 	r.several(names, func(name string) error {
 		if _, err := r.c.Get(ctx, name); whyLost(err) != "LOST_BOTH" {
 			return fmt.Errorf("later: %w, want LOST_BOTH", err)

@@ -14,6 +14,8 @@ import (
 type usage struct {
 	descriptors, memfds int
 	rss, peak           int64
+	// open are what the descriptors are of.
+	open []string
 }
 
 // fits says that no descriptors have been added.
@@ -37,6 +39,7 @@ func use(t testing.TB, pid int) usage {
 			continue
 		}
 		u.descriptors++
+		u.open = append(u.open, target)
 		if strings.HasPrefix(target, "/memfd:") {
 			u.memfds++
 		}
