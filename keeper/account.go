@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -80,23 +81,38 @@ func (a *Account) Remove(keys ...uint32) {
 	}
 }
 
-// letGo has the keeper forget something that a new keeper is not told of any more, and returns when the keeper has, or is gone. It is called with the
-// lock held, and releases it.
+// letGo has the keeper forget something that a new keeper is not told of any more, and returns when the keeper has, or is gone. A whole account
+// may still be on the record of the keeper that is gone, which would tell it as lost if the front died now: for that it waits until the next one
+// has everything, up to 10 s after the loss. It is called with the lock held, and releases it.
 func (l *Link) letGo(m *wire.Message) {
 	for {
 		changed := l.changed
+		left := time.Duration(math.MaxInt64)
 		switch l.state {
-		case stateAway, stateEnded:
+		case stateEnded:
 			l.mu.Unlock()
 			return
 		case stateUp:
 			if _, err := l.call(m); !errors.Is(err, errDown) {
 				return
 			}
+			l.mu.Lock()
+			continue
+		case stateAway:
+			left = time.Until(l.info.Away.Add(patience))
+			if m.Verb != wire.Drop || left <= 0 {
+				l.mu.Unlock()
+				return
+			}
 		default:
-			l.mu.Unlock()
-			<-changed
 		}
+		l.mu.Unlock()
+		timer := time.NewTimer(left)
+		select {
+		case <-changed:
+		case <-timer.C:
+		}
+		timer.Stop()
 		l.mu.Lock()
 	}
 }

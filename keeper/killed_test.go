@@ -323,6 +323,25 @@ func TestCopiesAreGoneWhenRemoveReturnsAlsoFromKeepersThatDie(t *testing.T) {
 	}
 }
 
+// Otherwise both could be killed now, and the record would tell it as lost.
+func TestAccountThatIsLeftWithoutAKeeperIsOffTheRecordOfTheNextWhenLeaveReturns(t *testing.T) {
+	k := newKeeper(t)
+	for i := range byte(5) {
+		account, err := k.Enter(keeper.UID{100 + i}, "left")
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := k.Info().Pid
+		if err := unix.Kill(before, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		account.Leave()
+		if now := k.Info().Pid; now == 0 || now == before {
+			t.Errorf("keeper %d after %d", now, before)
+		}
+	}
+}
+
 func TestBothKilledIsToldAndNothingRunsOn(t *testing.T) {
 	o := keepertest.Options(t)
 	old := hold(t, o)

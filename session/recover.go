@@ -89,6 +89,8 @@ func (r *Registry) recover(estate *keeper.Estate) (Recovered, error) {
 			done.Lost++
 		}
 	}
+	// The daemon before was killed as it forgot them, see Create.
+	r.forgetLost(func(l *lost) bool { return r.byName[l.Name] != nil })
 	return done, nil
 }
 
