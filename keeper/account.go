@@ -183,6 +183,7 @@ func sources(spec *Spec) ([]int, error) {
 		}
 		told.Files = append(told.Files, file)
 	}
+	told.Attributes = spec.Attributes.wire()
 	blob, err := wire.NewBlob(told.Encode())
 	if err != nil {
 		return nil, err

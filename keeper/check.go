@@ -49,5 +49,5 @@ func (s *Spec) check() error {
 			return fmt.Errorf("descriptor %d for %d: %w", f.Source, f.FD, err)
 		}
 	}
-	return nil
+	return s.Attributes.Check()
 }

@@ -22,6 +22,9 @@ var (
 	ErrInvalid = errors.New("invalid spec")
 	// ErrArguments: arguments and environment are larger than the kernel takes.
 	ErrArguments = errors.New("arguments and environment too large")
+	// ErrNotPermitted: the keeper, or the kernel, does not allow it: another user, a
+	// higher limit, a lower nice value.
+	ErrNotPermitted = errors.New("not permitted")
 	// ErrDescriptors: this process or the system can open no more descriptors.
 	ErrDescriptors = errors.New("out of descriptors")
 	// ErrProcesses: the user, the cgroup or the system can have no more
@@ -43,7 +46,7 @@ var (
 // A SpawnError says why a program could not be started.
 type SpawnError struct {
 	// Step is what went wrong: "lookup" (LookPath), "check" (the Spec), "open" (/dev/null), "fork",
-	// "chdir", "exec" or "watch" (the new process could not be watched and was
+	// "umask", "nice", "limit", "user", "privileges" (no new ones), "chdir", "exec" or "watch" (the new process could not be watched and was
 	// killed).
 	Step string
 	// Path is the file concerned: the directory for "chdir", what could not

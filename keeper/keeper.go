@@ -58,6 +58,8 @@ type Spec struct {
 	// Files are the descriptors of the child. It has no others; a standard
 	// stream that is not among them is closed.
 	Files []File
+	// Attributes are what else it is given.
+	Attributes Attributes
 }
 
 // A File is a descriptor that a child gets.

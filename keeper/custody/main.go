@@ -44,6 +44,11 @@ const exitConfig = 78
 // Main is the whole program, with the arguments that follow its name. It returns
 // the exit code.
 func Main(args []string, version string) int {
+	if len(args) > 0 && args[0] == spawner.StageFlag {
+		if spawner.Stage(args[1:]) != nil {
+			return 1 // said already, and standard error is somebody else's
+		}
+	}
 	a, err := parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -17,8 +17,8 @@ import (
 	"github.com/piped-dev/piped/keeper/custody"
 )
 
-// names are what a test binary is called when it is to be a keeper, or its spawner.
-var names = []string{"piped-keeper", "piped-spawner", "piped-launcher"}
+// names are what a test binary is called when it is to be a keeper, its spawner, or a stage.
+var names = []string{"piped-keeper", "piped-spawner", "piped-stage", "piped-launcher"}
 
 // patience is how long a keeper may take to end.
 const patience = 30 * time.Second

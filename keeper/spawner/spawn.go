@@ -18,13 +18,28 @@ const closedFD = ^uintptr(0)
 // spawn makes a process that executes the program, a child of our own parent.
 // The caller owns the pidfd. The parent has to reap it, and also what is left of
 // an attempt that failed: syscall.ForkExec tries to and finds no child of ours.
-func spawn(spec keeper.Spec) (pid, pidfd int, err error) {
+// The blob is what the spec was told in.
+func spawn(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
 	if spec.Dir == "" {
 		spec.Dir = "/"
 	}
 	if err := spec.Check(); err != nil {
 		return 0, -1, err
 	}
+	if spec.Attributes.Staged() {
+		return throughStage(spec, blob)
+	}
+	pid, pidfd, err = fork(spec)
+	// The fork does not tell whether it was the user, the directory or the program
+	// that was wrong, and we are somebody else. The stage does.
+	if err != nil && spec.Attributes.Credential != nil && errors.Is(err, fs.ErrPermission) {
+		return throughStage(spec, blob)
+	}
+	return pid, pidfd, err
+}
+
+// fork makes a process of a spec that needs no stage.
+func fork(spec keeper.Spec) (pid, pidfd int, err error) {
 	files, null, err := childFiles(spec.Files)
 	if err != nil {
 		return 0, -1, &keeper.SpawnError{Step: "open", Path: os.DevNull, Err: wrap(keeper.Exhausted(err), err)}
@@ -33,12 +48,11 @@ func spawn(spec keeper.Spec) (pid, pidfd int, err error) {
 		defer func() { _ = unix.Close(null) }()
 	}
 	pidfd = -1
-	pid, err = syscall.ForkExec(spec.Path, spec.Args, &syscall.ProcAttr{
-		Dir:   spec.Dir,
-		Env:   spec.Env,
-		Files: files,
-		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd, Cloneflags: syscall.CLONE_PARENT},
-	})
+	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd, Cloneflags: syscall.CLONE_PARENT}
+	if c := spec.Attributes.Credential; c != nil {
+		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups, NoSetGroups: isOurs(c)}
+	}
+	pid, err = syscall.ForkExec(spec.Path, spec.Args, &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: files, Sys: sys})
 	if err != nil {
 		return 0, -1, diagnose(spec, err)
 	}

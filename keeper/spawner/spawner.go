@@ -135,18 +135,11 @@ func start(fds []int) (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, err
 	}
-	spec := keeper.Spec{Path: told.Path, Args: told.Args, Env: told.Env, Dir: told.Dir}
-	for _, f := range told.Files {
-		file := keeper.File{FD: f.FD, Source: -1}
-		if f.Source >= 0 {
-			if f.Source >= len(sources) {
-				return 0, -1, errors.New("a request with too few descriptors")
-			}
-			file.Source = sources[f.Source]
-		}
-		spec.Files = append(spec.Files, file)
+	spec, err := keeper.SpecOf(told, sources)
+	if err != nil {
+		return 0, -1, err
 	}
-	return spawn(spec)
+	return spawn(spec, fds[len(fds)-1])
 }
 
 // refuse says why there is no process.

@@ -132,6 +132,9 @@ func (u *Unpacker) Texts() []string {
 	return list
 }
 
+// More says whether something is left.
+func (u *Unpacker) More() bool { return len(u.rest) > 0 }
+
 // End returns the error, and one if something is left over.
 func (u *Unpacker) End() error {
 	if u.err == nil && len(u.rest) > 0 {

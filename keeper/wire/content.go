@@ -9,10 +9,32 @@ type Spec struct {
 	// Files are the numbers in the child, each with the index of its source
 	// among the descriptors of the message; -1 is /dev/null.
 	Files []File
+	// Attributes are left out where there are none, so that an older keeper
+	// understands what it can do.
+	Attributes []Attribute
 }
 
 // A File is a descriptor of a child.
 type File struct{ FD, Source int }
+
+// An Attribute is something that a process is given.
+type Attribute struct {
+	Kind    AttributeKind
+	A, B, C uint64
+}
+
+// AttributeKind says what an attribute is.
+type AttributeKind uint8
+
+// The kinds of attributes. Their numbers must not change.
+const (
+	AttributeUser            AttributeKind = iota + 1 // A is the uid, B the gid
+	AttributeGroup                                    // A is the gid of a supplementary group
+	AttributeLimit                                    // A is RLIMIT_*, B the soft limit, C the hard one
+	AttributeNice                                     // A is the nice value
+	AttributeUmask                                    // A is the mask
+	AttributeNoNewPrivileges                          // PR_SET_NO_NEW_PRIVS
+)
 
 // Encode returns the spec as a blob's content.
 func (s *Spec) Encode() []byte {
@@ -26,6 +48,16 @@ func (s *Spec) Encode() []byte {
 		p.Number(int64(f.FD))
 		p.Number(int64(f.Source))
 	}
+	if len(s.Attributes) == 0 {
+		return p
+	}
+	p.Number(int64(len(s.Attributes)))
+	for _, a := range s.Attributes {
+		p.Number(int64(a.Kind))
+		for _, n := range []uint64{a.A, a.B, a.C} {
+			p.Number(int64(n)) //nolint:gosec // the same bits
+		}
+	}
 	return p
 }
 
@@ -35,6 +67,12 @@ func DecodeSpec(data []byte) (*Spec, error) {
 	s := &Spec{Path: u.Text(), Args: u.Texts(), Env: u.Texts(), Dir: u.Text()}
 	for range u.Count(16) {
 		s.Files = append(s.Files, File{FD: int(u.Number()), Source: int(u.Number())})
+	}
+	if u.More() {
+		for range u.Count(32) {
+			//nolint:gosec // the same bits
+			s.Attributes = append(s.Attributes, Attribute{AttributeKind(u.Number()), uint64(u.Number()), uint64(u.Number()), uint64(u.Number())})
+		}
 	}
 	if err := u.End(); err != nil {
 		return nil, err
