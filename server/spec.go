@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
 	"github.com/piped-dev/piped/session"
 )
@@ -84,6 +85,7 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 		spec.Inherits = append(spec.Inherits, session.Inherit{
 			Pipe: in.GetPipe(), End: int(in.GetEnd()), FD: int(in.GetFd()), HandOver: in.GetHandOver()})
 	}
+	toAttributes(p, spec)
 	var err error
 	if spec.Stdio, err = toPipeSpec(p.GetStdioPipe()); err != nil {
 		return nil, err
@@ -94,6 +96,27 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 		spec.StderrPipe.Overflow = pipe.DropOldest
 	}
 	return spec, err
+}
+
+// toAttributes fills in what a process is given besides its program.
+func toAttributes(p *pipedv1.ProcessSpec, spec *session.ProcessSpec) {
+	spec.User, spec.Group, spec.Groups, spec.NoNewPrivileges = p.GetUser(), p.GetGroup(), p.GetGroups(), p.GetNoNewPrivileges()
+	if p.Nice != nil {
+		spec.Nice = new(int(p.GetNice()))
+	}
+	if p.Umask != nil {
+		spec.Umask = new(int(p.GetUmask()))
+	}
+	for _, l := range p.GetLimits() {
+		limit := keeper.Limit{Resource: l.GetResource(), Soft: keeper.Unlimited, Hard: keeper.Unlimited}
+		if l.Soft != nil {
+			limit.Soft = l.GetSoft()
+		}
+		if l.Hard != nil {
+			limit.Hard = l.GetHard()
+		}
+		spec.Limits = append(spec.Limits, limit)
+	}
 }
 
 func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {

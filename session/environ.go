@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"os"
+	"os/user"
 	"slices"
 	"strings"
 )
@@ -14,8 +15,17 @@ var ownVariables = []string{
 	"MAINPID=", "MANAGERPID=", "SYSTEMD_", "MEMORY_PRESSURE_", "PIPED_", "FAILPOINT", "GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=",
 }
 
-// environment builds what a process gets; later entries win over earlier ones.
-func (s *ProcessSpec) environment() []string {
+// foreignVariables are, by name or prefix, what one user's process must not get
+// from another's: it makes programs load or write what is the other's.
+var foreignVariables = []string{"LD_", "GCONV_PATH=", "GETCONF_DIR=", "XDG_RUNTIME_DIR=", "XDG_SESSION_", "DBUS_SESSION_BUS_ADDRESS=", "SSH_AUTH_SOCK=", "MAIL="}
+
+// environment builds what a process gets; later entries win over earlier ones. who
+// is the user if that is another than the daemon's.
+func (s *ProcessSpec) environment(who *user.User) []string {
+	withheld := ownVariables
+	if who != nil {
+		withheld = slices.Concat(ownVariables, foreignVariables)
+	}
 	var env []string
 	switch s.Base {
 	case EnvironmentNone:
@@ -27,9 +37,15 @@ func (s *ProcessSpec) environment() []string {
 		}
 	case EnvironmentAll:
 		for _, kv := range os.Environ() {
-			if !slices.ContainsFunc(ownVariables, func(own string) bool { return strings.HasPrefix(kv, own) }) {
+			if !slices.ContainsFunc(withheld, func(prefix string) bool { return strings.HasPrefix(kv, prefix) }) {
 				env = append(env, kv)
 			}
+		}
+	}
+	if who != nil && s.Base != EnvironmentNone {
+		env = set(env, "HOME="+home(who))
+		if who.Username != "" {
+			env = set(set(env, "USER="+who.Username), "LOGNAME="+who.Username)
 		}
 	}
 	for _, kv := range s.Env {

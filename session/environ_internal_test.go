@@ -1,6 +1,7 @@
 package session
 
 import (
+	"os/user"
 	"slices"
 	"testing"
 
@@ -35,11 +36,11 @@ func TestEnvironmentHoldsNothingOfTheDaemonsOwn(t *testing.T) {
 		{"minimal is the default", ProcessSpec{}, minimal},
 		{"what is given wins", ProcessSpec{Env: []string{"PATH=/x", "AB=1", "A=2"}}, []string{"PATH=/x", "HOME=/root", "USER=u", "LANG=C", "AB=1", "A=2"}},
 	} {
-		if diff := cmp.Diff(tc.want, tc.spec.environment()); diff != "" {
+		if diff := cmp.Diff(tc.want, tc.spec.environment(nil)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
 		}
 	}
-	all := (&ProcessSpec{Base: EnvironmentAll}).environment()
+	all := (&ProcessSpec{Base: EnvironmentAll}).environment(nil)
 	if !slices.Contains(all, "CANARY=sings") {
 		t.Error("all lacks a variable of the daemon's environment")
 	}
@@ -66,5 +67,32 @@ func TestAnnounceTellsEachEnd(t *testing.T) {
 		if diff := cmp.Diff(tc.want, announce(tc.env, tc.given)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
 		}
+	}
+}
+
+func TestAnotherUserGetsItsOwnPlaceInTheEnvironment(t *testing.T) {
+	for key, value := range map[string]string{
+		"HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C", "LD_PRELOAD": "/root/evil.so", "XDG_RUNTIME_DIR": "/run/user/0", "SSH_AUTH_SOCK": "/x", "KEPT": "1",
+	} {
+		t.Setenv(key, value)
+	}
+	who := &user.User{Uid: "1", Gid: "1", Username: "daemon", HomeDir: "/usr/sbin"}
+	all := (&ProcessSpec{Base: EnvironmentAll}).environment(who)
+	for _, want := range []string{"HOME=/usr/sbin", "USER=daemon", "LOGNAME=daemon", "LANG=C", "KEPT=1"} {
+		if !slices.Contains(all, want) {
+			t.Errorf("no %s in %q", want, all)
+		}
+	}
+	for _, never := range []string{"LD_PRELOAD", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"} {
+		if lookup(all, never) != "" {
+			t.Errorf("%s is in %q", never, all)
+		}
+	}
+	minimal := (&ProcessSpec{Env: []string{"HOME=/else"}}).environment(who)
+	if lookup(minimal, "HOME") != "/else" || lookup(minimal, "USER") != "daemon" {
+		t.Errorf("%q", minimal)
+	}
+	if none := (&ProcessSpec{Base: EnvironmentNone}).environment(who); len(none) > 0 {
+		t.Errorf("%q", none)
 	}
 }

@@ -187,9 +187,17 @@ func (l *launch) inherit(ctx context.Context) error {
 
 // start starts the process and lets go of what it alone should hold.
 func (l *launch) start(ctx context.Context) error {
-	env := announce(l.spec.environment(), l.given)
+	attributes, who, err := l.spec.attributes()
+	if err != nil {
+		return err
+	}
+	env := announce(l.spec.environment(who), l.given)
 	dir := l.spec.Dir
-	if dir == "" {
+	switch {
+	case dir != "":
+	case who != nil:
+		dir = home(who)
+	default:
 		dir = homeDirectory()
 	}
 	path, err := keeper.LookPath(l.spec.Args[0], lookup(env, "PATH"), dir)
@@ -205,7 +213,7 @@ func (l *launch) start(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("session.before-start")
-	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files})
+	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files, Attributes: attributes})
 	if err != nil {
 		l.s.strike(prefixProc + l.name)
 		if gone := l.s.openable(); gone != nil {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
 )
 
@@ -58,12 +59,27 @@ type ProcessSpec struct {
 	Args                  []string
 	Env                   []string // "KEY=value"
 	Base                  EnvironmentBase
-	Dir                   string // absolute; the daemon's home when empty
+	Dir                   string // absolute; the home of the daemon, or of User, when empty
 	Stdin, Stdout, Stderr StdioMode
 	// Stdio and StderrPipe describe the pipes of the standard streams; their
 	// names and kinds are not looked at.
 	Stdio, StderrPipe PipeSpec
 	Inherits          []Inherit
+
+	// What follows was not in the first version: where it is not asked for it is not
+	// in the digest of a request either.
+
+	// User, by name or number, is who it runs as; the keeper's user when empty.
+	// Group and Groups are its group and all supplementary ones; those of the user
+	// in /etc/passwd and /etc/group when empty.
+	User   string   `json:",omitzero"`
+	Group  string   `json:",omitzero"`
+	Groups []string `json:",omitempty"`
+	// Limits, Nice, Umask and NoNewPrivileges are those of keeper.Attributes.
+	Limits          []keeper.Limit `json:",omitempty"`
+	Nice            *int           `json:",omitzero"`
+	Umask           *int           `json:",omitzero"`
+	NoNewPrivileges bool           `json:",omitzero"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -156,6 +172,9 @@ func (s *ProcessSpec) check() error {
 		if err := p.check(); err != nil {
 			return err
 		}
+	}
+	if _, _, err := s.attributes(); err != nil {
+		return err
 	}
 	return s.checkInherits()
 }

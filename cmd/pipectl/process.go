@@ -19,6 +19,7 @@ type processFlags struct {
 	fds     []string
 	env     []string
 	dir     string
+	attributeFlags
 }
 
 func (p *processFlags) add(cmd *cobra.Command, framing string) {
@@ -30,6 +31,7 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringArrayVar(&p.fds, "fd", nil, "`NAME:FD:FRAMING`: a duplex pipe NAME whose end 2 the program gets as descriptor FD; repeatable")
 	flags.StringArrayVar(&p.env, "env", nil, "`K=V` sets a variable, K alone takes it from here; repeatable")
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
+	p.attributeFlags.add(flags)
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
 }
 
@@ -58,17 +60,20 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := filepath.Abs(p.dir)
-	if err != nil {
-		return nil, err
+	dir := ""
+	if p.user == "" || p.dir != "" {
+		if dir, err = filepath.Abs(p.dir); err != nil {
+			return nil, err
+		}
 	}
-	return &pipedv1.ProcessSpec{
+	spec := &pipedv1.ProcessSpec{
 		Args:            args,
 		Env:             env,
 		EnvironmentBase: pipedv1.EnvironmentBase_ENVIRONMENT_BASE_MINIMAL,
 		Dir:             dir,
 		StdioPipe:       &pipedv1.PipeSpec{FramingIn: framing, FramingOut: framing},
-	}, nil
+	}
+	return spec, p.fill(spec)
 }
 
 // request returns the session to create with that process.

@@ -496,7 +496,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -1568,9 +1568,26 @@ type ProcessSpec struct {
 	// The pipe "stderr"; its name and kind must be left empty.
 	StderrPipe *PipeSpec `protobuf:"bytes,10,opt,name=stderr_pipe,json=stderrPipe,proto3" json:"stderr_pipe,omitempty"`
 	// Ends that the process gets.
-	Inherits      []*Inherit `protobuf:"bytes,11,rep,name=inherits,proto3" json:"inherits,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Inherits []*Inherit `protobuf:"bytes,11,rep,name=inherits,proto3" json:"inherits,omitempty"`
+	// Who it runs as, by name or number. Empty: the user of the keeper. Only a
+	// keeper that runs as root can start a program as another.
+	User string `protobuf:"bytes,20,opt,name=user,proto3" json:"user,omitempty"`
+	// Its group, by name or number. Empty: that of the user in /etc/passwd.
+	Group string `protobuf:"bytes,21,opt,name=group,proto3" json:"group,omitempty"`
+	// All its supplementary groups, by name or number. Empty: those of the user
+	// in /etc/group.
+	Groups []string `protobuf:"bytes,22,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Resource limits. One that is not named is that of the keeper.
+	Limits []*ResourceLimit `protobuf:"bytes,23,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Nice value, -20 to 19.
+	Nice *int32 `protobuf:"varint,24,opt,name=nice,proto3,oneof" json:"nice,omitempty"`
+	// File mode creation mask, 0 to 0777 (octal).
+	Umask *uint32 `protobuf:"varint,25,opt,name=umask,proto3,oneof" json:"umask,omitempty"`
+	// Programs with a set-user-ID bit or file capabilities give it nothing, for
+	// ever: PR_SET_NO_NEW_PRIVS.
+	NoNewPrivileges bool `protobuf:"varint,26,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ProcessSpec) Reset() {
@@ -1680,6 +1697,121 @@ func (x *ProcessSpec) GetInherits() []*Inherit {
 	return nil
 }
 
+func (x *ProcessSpec) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ProcessSpec) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *ProcessSpec) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ProcessSpec) GetLimits() []*ResourceLimit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *ProcessSpec) GetNice() int32 {
+	if x != nil && x.Nice != nil {
+		return *x.Nice
+	}
+	return 0
+}
+
+func (x *ProcessSpec) GetUmask() uint32 {
+	if x != nil && x.Umask != nil {
+		return *x.Umask
+	}
+	return 0
+}
+
+func (x *ProcessSpec) GetNoNewPrivileges() bool {
+	if x != nil {
+		return x.NoNewPrivileges
+	}
+	return false
+}
+
+// ResourceLimit is a limit of setrlimit(2).
+type ResourceLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name without RLIMIT_, in lower case, as in prlimit(1): "as", "core",
+	// "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
+	// "nproc", "rss", "rtprio", "rttime", "sigpending" or "stack".
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// What holds, in the unit of setrlimit(2). Not set: none.
+	Soft *uint64 `protobuf:"varint,2,opt,name=soft,proto3,oneof" json:"soft,omitempty"`
+	// Up to where the process may raise it. Not set: none.
+	Hard          *uint64 `protobuf:"varint,3,opt,name=hard,proto3,oneof" json:"hard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceLimit) Reset() {
+	*x = ResourceLimit{}
+	mi := &file_piped_v1_session_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceLimit) ProtoMessage() {}
+
+func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
+func (*ResourceLimit) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ResourceLimit) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ResourceLimit) GetSoft() uint64 {
+	if x != nil && x.Soft != nil {
+		return *x.Soft
+	}
+	return 0
+}
+
+func (x *ResourceLimit) GetHard() uint64 {
+	if x != nil && x.Hard != nil {
+		return *x.Hard
+	}
+	return 0
+}
+
 // An Inherit gives a process a copy of an end.
 type Inherit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1702,7 +1834,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1846,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1859,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -1779,7 +1911,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1923,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1936,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -1853,7 +1985,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1997,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2010,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -1902,7 +2034,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +2046,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2059,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -1955,7 +2087,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2099,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2112,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2009,7 +2141,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2153,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2166,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2085,7 +2217,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2229,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2242,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2154,7 +2286,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2298,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2311,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2251,7 +2383,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2395,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2408,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -2370,7 +2502,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2514,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2527,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -2429,7 +2561,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2573,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2586,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -2547,7 +2679,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2691,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2704,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -2598,7 +2730,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2742,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2755,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -2641,7 +2773,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2785,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2798,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -2701,7 +2833,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2845,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2858,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -2752,7 +2884,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2896,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2909,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -2812,7 +2944,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +2956,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +2969,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -2862,7 +2994,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +3006,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3019,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -2920,7 +3052,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3064,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3077,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -2963,7 +3095,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3107,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3120,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3023,7 +3155,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3167,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3180,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3073,7 +3205,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3217,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3230,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3133,7 +3265,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3277,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3290,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -3287,7 +3419,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xbb\x03\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xa1\x05\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -3302,7 +3434,22 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vstderr_pipe\x18\n" +
 	" \x01(\v2\x12.piped.v1.PipeSpecR\n" +
 	"stderrPipe\x12-\n" +
-	"\binherits\x18\v \x03(\v2\x11.piped.v1.InheritR\binherits\"\\\n" +
+	"\binherits\x18\v \x03(\v2\x11.piped.v1.InheritR\binherits\x12\x12\n" +
+	"\x04user\x18\x14 \x01(\tR\x04user\x12\x14\n" +
+	"\x05group\x18\x15 \x01(\tR\x05group\x12\x16\n" +
+	"\x06groups\x18\x16 \x03(\tR\x06groups\x12/\n" +
+	"\x06limits\x18\x17 \x03(\v2\x17.piped.v1.ResourceLimitR\x06limits\x12\x17\n" +
+	"\x04nice\x18\x18 \x01(\x05H\x00R\x04nice\x88\x01\x01\x12\x19\n" +
+	"\x05umask\x18\x19 \x01(\rH\x01R\x05umask\x88\x01\x01\x12*\n" +
+	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivilegesB\a\n" +
+	"\x05_niceB\b\n" +
+	"\x06_umask\"o\n" +
+	"\rResourceLimit\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x17\n" +
+	"\x04soft\x18\x02 \x01(\x04H\x00R\x04soft\x88\x01\x01\x12\x17\n" +
+	"\x04hard\x18\x03 \x01(\x04H\x01R\x04hard\x88\x01\x01B\a\n" +
+	"\x05_softB\a\n" +
+	"\x05_hard\"\\\n" +
 	"\aInherit\x12\x12\n" +
 	"\x04pipe\x18\x01 \x01(\tR\x04pipe\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\x12\x0e\n" +
@@ -3465,7 +3612,7 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_piped_v1_session_proto_goTypes = []any{
 	(EnvironmentBase)(0),          // 0: piped.v1.EnvironmentBase
 	(StdioMode)(0),                // 1: piped.v1.StdioMode
@@ -3487,70 +3634,71 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(*PipeSpec)(nil),              // 17: piped.v1.PipeSpec
 	(*LogSpec)(nil),               // 18: piped.v1.LogSpec
 	(*ProcessSpec)(nil),           // 19: piped.v1.ProcessSpec
-	(*Inherit)(nil),               // 20: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 21: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 22: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 23: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 24: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 25: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 26: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 27: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 28: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 29: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 30: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 31: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 32: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 33: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 34: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 35: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 36: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 37: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 38: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 39: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 40: piped.v1.WaitProcessResponse
-	(*StopSessionRequest)(nil),    // 41: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 42: piped.v1.StopSessionResponse
-	nil,                           // 43: piped.v1.Session.LabelsEntry
-	nil,                           // 44: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 45: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 46: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 47: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
-	(*Framing)(nil),               // 49: piped.v1.Framing
-	(*End)(nil),                   // 50: piped.v1.End
-	(*Lease)(nil),                 // 51: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 53: piped.v1.Heartbeat
+	(*ResourceLimit)(nil),         // 20: piped.v1.ResourceLimit
+	(*Inherit)(nil),               // 21: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 22: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 23: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 24: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 25: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 26: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 27: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 28: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 29: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 30: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 31: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 32: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 33: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 34: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 35: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 36: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 37: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 38: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 39: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 40: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 41: piped.v1.WaitProcessResponse
+	(*StopSessionRequest)(nil),    // 42: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 43: piped.v1.StopSessionResponse
+	nil,                           // 44: piped.v1.Session.LabelsEntry
+	nil,                           // 45: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 46: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 47: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 48: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*Framing)(nil),               // 50: piped.v1.Framing
+	(*End)(nil),                   // 51: piped.v1.End
+	(*Lease)(nil),                 // 52: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 54: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	43, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	44, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	2,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	48, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	48, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	48, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	49, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	49, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	49, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
 	9,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
 	14, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
 	3,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	49, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	49, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	50, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	50, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
 	11, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
 	4,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
 	12, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
 	12, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
 	13, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	48, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	50, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	51, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	49, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	51, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
+	52, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
 	5,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	48, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	49, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
 	16, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	20, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	21, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
 	15, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	50, // 23: piped.v1.Final.last:type_name -> piped.v1.End
-	48, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	51, // 23: piped.v1.Final.last:type_name -> piped.v1.End
+	49, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
 	3,  // 25: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	49, // 26: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	49, // 27: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	50, // 26: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	50, // 27: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
 	18, // 28: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
 	6,  // 29: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
 	0,  // 30: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
@@ -3559,62 +3707,63 @@ var file_piped_v1_session_proto_depIdxs = []int32{
 	1,  // 33: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
 	17, // 34: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
 	17, // 35: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	20, // 36: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	44, // 37: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	17, // 38: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	19, // 39: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	8,  // 40: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	8,  // 41: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	2,  // 42: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	45, // 43: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	8,  // 44: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	46, // 45: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	52, // 46: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	2,  // 47: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	8,  // 48: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	29, // 49: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	30, // 50: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	53, // 51: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	7,  // 52: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	48, // 53: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	47, // 54: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	14, // 55: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	15, // 56: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	51, // 57: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	17, // 58: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	9,  // 59: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	19, // 60: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	14, // 61: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	52, // 62: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	14, // 63: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	52, // 64: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	52, // 65: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	14, // 66: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	21, // 67: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	23, // 68: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	25, // 69: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	27, // 70: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	31, // 71: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	33, // 72: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	35, // 73: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	37, // 74: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	39, // 75: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	41, // 76: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	22, // 77: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	24, // 78: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	26, // 79: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	28, // 80: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	32, // 81: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	34, // 82: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	36, // 83: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	38, // 84: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	40, // 85: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	42, // 86: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	77, // [77:87] is the sub-list for method output_type
-	67, // [67:77] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	21, // 36: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	20, // 37: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	45, // 38: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	17, // 39: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	19, // 40: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	8,  // 41: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	8,  // 42: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	2,  // 43: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	46, // 44: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	8,  // 45: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	47, // 46: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	53, // 47: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	2,  // 48: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	8,  // 49: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	30, // 50: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	31, // 51: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	54, // 52: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	7,  // 53: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	49, // 54: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	48, // 55: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	14, // 56: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	15, // 57: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	52, // 58: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	17, // 59: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	9,  // 60: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	19, // 61: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	14, // 62: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	53, // 63: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 64: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	53, // 65: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	53, // 66: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	14, // 67: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	22, // 68: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	24, // 69: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	26, // 70: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	28, // 71: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	32, // 72: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	34, // 73: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	36, // 74: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	38, // 75: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	40, // 76: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	42, // 77: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	23, // 78: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	25, // 79: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	27, // 80: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	29, // 81: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	33, // 82: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	35, // 83: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	37, // 84: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	39, // 85: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	41, // 86: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	43, // 87: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	78, // [78:88] is the sub-list for method output_type
+	68, // [68:78] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -3630,20 +3779,22 @@ func file_piped_v1_session_proto_init() {
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[21].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[31].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

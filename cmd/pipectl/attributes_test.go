@@ -1,0 +1,50 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"google.golang.org/protobuf/testing/protocmp"
+)
+
+func TestAttributeFlagsFillTheSpec(t *testing.T) {
+	flags := attributeFlags{user: "daemon:4", groups: []string{"mail", "7"}, limits: []string{"nofile=40:50", "core=0", "as=unlimited"},
+		nice: "-3", umask: "027", noNewPrivileges: true}
+	got := &pipedv1.ProcessSpec{}
+	if err := flags.fill(got); err != nil {
+		t.Fatal(err)
+	}
+	want := &pipedv1.ProcessSpec{User: "daemon", Group: "4", Groups: []string{"mail", "7"}, Nice: new(int32(-3)), Umask: new(uint32(0o27)), NoNewPrivileges: true,
+		Limits: []*pipedv1.ResourceLimit{
+			{Resource: "nofile", Soft: new(uint64(40)), Hard: new(uint64(50))},
+			{Resource: "core", Soft: new(uint64(0)), Hard: new(uint64(0))},
+			{Resource: "as"},
+		}}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for _, wrong := range []attributeFlags{
+		{user: ":x"}, {user: "x:"}, {nice: "x"}, {umask: "9"}, {limits: []string{"nofile"}}, {limits: []string{"=1"}}, {limits: []string{"nofile=x"}}, {limits: []string{"nofile=1:-1"}},
+	} {
+		if err := wrong.fill(&pipedv1.ProcessSpec{}); !isUsage(err) {
+			t.Errorf("%+v: got %v, want wrong use", wrong, err)
+		}
+	}
+}
+
+func TestRunGivesTheProgramItsAttributes(t *testing.T) {
+	addr, _ := newDaemon(t)
+	begin(t, addr, "run", "-q", "--umask", "027", "--nice", "5", "--limit", "nofile=40:50", "--no-new-privileges", "--",
+		"sh", "-c", "umask; nice; ulimit -Sn; ulimit -Hn; grep -c 'NoNewPrivs.*1' /proc/self/status").ends("run", "0027\n5\n40\n50\n1\n")
+	if os.Geteuid() == 0 {
+		begin(t, addr, "run", "-q", "--user", "nobody", "--", "sh", "-c", "id -un; id -Gn; echo $HOME $USER $LOGNAME; pwd").
+			ends("run", "nobody\nnogroup\n/ nobody nobody\n/\n")
+	}
+	v := begin(t, addr, "run", "--user", "nobody-knows-me", "--", "true")
+	if code := <-v.exited; code == exitOK {
+		t.Error("a user that is not there is accepted")
+	}
+	v.says(&v.errOut, `user "nobody-knows-me"`)
+}
