@@ -125,7 +125,7 @@ func runAsNobody(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	binary := filepath.Join(dir, "test")
-	if err := errors.Join(os.WriteFile(binary, text, 0o755), os.Chown(dir, nobody, nobody)); err != nil { //nolint:gosec // it is to be executed
+	if err := errors.Join(os.WriteFile(binary, text, 0o755), os.Chown(dir, nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), binary, "-test.run", "^"+t.Name()+"$", "-test.v")

@@ -100,6 +100,9 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 
 // toAttributes fills in what a process is given besides its program.
 func toAttributes(p *pipedv1.ProcessSpec, spec *session.ProcessSpec) {
+	if p == nil {
+		return
+	}
 	spec.User, spec.Group, spec.Groups, spec.NoNewPrivileges = p.GetUser(), p.GetGroup(), p.GetGroups(), p.GetNoNewPrivileges()
 	if p.Nice != nil {
 		spec.Nice = new(int(p.GetNice()))

@@ -326,6 +326,8 @@ func TestIllegalRequestsAreNamedAndLeaveNothing(t *testing.T) {
 		"start: end 0":              {start(&pipedv1.ProcessSpec{Args: []string{"true"}, Inherits: []*pipedv1.Inherit{{Pipe: "pipe", Fd: 3}}}), "ARGUMENT"},
 		"start: zero byte":          {start(&pipedv1.ProcessSpec{Args: []string{"true", "a\x00b"}}), "ARGUMENT"},
 		"start: environment":        {start(&pipedv1.ProcessSpec{Args: []string{"true"}, Env: []string{"=x"}}), "ARGUMENT"},
+		"start: umask":              {start(&pipedv1.ProcessSpec{Args: []string{"true"}, Umask: new(uint32(0o1000))}), "ARGUMENT"},
+		"start: no such user":       {start(&pipedv1.ProcessSpec{Args: []string{"true"}, User: "none-such"}), "ARGUMENT"},
 		"start: relative directory": {start(&pipedv1.ProcessSpec{Args: []string{"true"}, Dir: "x"}), "ARGUMENT"},
 		"poll: nothing": {func() error {
 			_, err := c.pipes.Poll(t.Context(), &pipedv1.PollRequest{})

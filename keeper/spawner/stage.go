@@ -28,7 +28,7 @@ func throughStage(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
 		return 0, -1, &keeper.SpawnError{Step: "fork", Path: spec.Path, Err: wrap(keeper.Exhausted(err), err)}
 	}
-	reader := os.NewFile(uintptr(status[0]), "status") //nolint:gosec // a descriptor
+	reader := os.NewFile(uintptr(status[0]), "status")
 	defer func() { _ = reader.Close() }()
 
 	taken := make(map[int]bool, len(spec.Files))
@@ -84,7 +84,7 @@ func Stage(args []string) error {
 		return err
 	}
 	for _, fd := range []int{blob, status} {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil { //nolint:gosec // a descriptor
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 			return os.NewSyscallError("fcntl", err)
 		}
 	}
@@ -125,7 +125,7 @@ func become(blob int) error {
 	if err := limit(spec.Path, spec.Attributes.Limits); err != nil {
 		return err
 	}
-	return diagnose(spec, syscall.Exec(spec.Path, spec.Args, spec.Env)) //nolint:gosec // this is what it is for
+	return diagnose(spec, syscall.Exec(spec.Path, spec.Args, spec.Env))
 }
 
 // attributes gives this thread what it is to have: first what may need the
