@@ -25,6 +25,9 @@ var (
 	// ErrNotPermitted: the keeper, or the kernel, does not allow it: another user, a
 	// higher limit, a lower nice value.
 	ErrNotPermitted = errors.New("not permitted")
+	// ErrHung: the file system of the program or of the working directory does not
+	// answer. The attempt was given up and killed.
+	ErrHung = errors.New("the file system does not answer")
 	// ErrDescriptors: this process or the system can open no more descriptors.
 	ErrDescriptors = errors.New("out of descriptors")
 	// ErrProcesses: the user, the cgroup or the system can have no more

@@ -9,7 +9,7 @@ import (
 
 // kinds are the sentinels that travel between processes, by their numbers,
 // which never change.
-var kinds = []error{nil, ErrNotFound, ErrNotExecutable, ErrDirectory, ErrInvalid, ErrArguments, ErrDescriptors, ErrProcesses, ErrMemory, ErrUncertain, ErrNotPermitted}
+var kinds = []error{nil, ErrNotFound, ErrNotExecutable, ErrDirectory, ErrInvalid, ErrArguments, ErrDescriptors, ErrProcesses, ErrMemory, ErrUncertain, ErrNotPermitted, ErrHung}
 
 // Describe returns what travels to another process in place of err.
 func Describe(err error) *wire.Failure {

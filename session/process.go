@@ -200,7 +200,7 @@ func (l *launch) start(ctx context.Context) error {
 	default:
 		dir = homeDirectory()
 	}
-	path, err := keeper.LookPath(l.spec.Args[0], lookup(env, "PATH"), dir)
+	path, err := find(ctx, l.spec.Args[0], lookup(env, "PATH"), dir)
 	if err != nil {
 		return err
 	}

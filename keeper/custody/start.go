@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -158,6 +159,11 @@ func (s *starter) make(one spawn) {
 	failpoint.Hit("custody.start-recorded")
 }
 
+// spawnPatience is how long a start may take. The spawner waits for the kernel to
+// open the directory and the program; on a file system that hangs it would wait for
+// ever, and with it whoever is next. A front has looked at both before it asks.
+const spawnPatience = 5 * time.Second
+
 // errSpawner says that the spawner is gone, and has left no process.
 var errSpawner = errors.New("the spawner has died")
 
@@ -202,9 +208,13 @@ func (s *starter) askOnce(fds []int) (pid, pidfd int, err error) {
 	}
 	var got []int
 	if err == nil {
+		_ = s.conn.SetReadDeadline(time.Now().Add(spawnPatience))
 		got, err = s.conn.Recv(&answer)
 	}
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.bury()
+		return 0, -1, fork(fmt.Errorf("%w: given up after %v", keeper.ErrHung, spawnPatience))
 	case err != nil:
 		lost := errors.Is(err, wire.ErrDescriptors) // there is a process of which nothing is known
 		switch made := s.bury(); {
@@ -293,6 +303,9 @@ func (s *starter) bury() (made bool) {
 	return made
 }
 
+// killPatience is how long a process may take to die of SIGKILL.
+const killPatience = time.Second
+
 // killUnknown kills and reaps the children that nobody knows, and tells whether
 // there were any.
 func (c *custody) killUnknown() (found bool) {
@@ -306,7 +319,13 @@ func (c *custody) killUnknown() (found bool) {
 			}
 			found = true
 			_ = unix.Kill(pid, unix.SIGKILL)
-			_, _ = unix.Wait4(pid, nil, 0, nil)
+			// What hangs in the kernel may not even die. A sweep reaps it when it does.
+			for until := time.Now().Add(killPatience); time.Now().Before(until); {
+				if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || err != nil && !errors.Is(err, unix.EINTR) {
+					break
+				}
+				_, _ = unix.Poll(nil, 1)
+			}
 		}
 	}
 	return found
