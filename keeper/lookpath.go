@@ -49,6 +49,22 @@ func LookPath(file, path, dir string) (string, error) {
 	return "", failure
 }
 
+// Touch has the kernel read the beginning of a file, or open a directory, so that
+// where its file system hangs the caller does, and not the one process that forks. A
+// file that may not be read is left to the start to find out.
+func Touch(path string) {
+	// A FIFO would wait for a writer.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var stat unix.Stat_t
+	if unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG {
+		_, _ = unix.Pread(fd, make([]byte, 256), 0) // what exec looks at first, BINPRM_BUF_SIZE
+	}
+}
+
 // under returns name relative to dir. It does not clean the result: "a/../b"
 // is not "b" where a is a symbolic link.
 func under(dir, name string) string {

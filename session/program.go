@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/piped-dev/piped/keeper"
 )
 
@@ -22,8 +20,8 @@ func find(ctx context.Context, name, search, dir string) (path string, err error
 	go func() {
 		path, err := keeper.LookPath(name, search, dir)
 		if err == nil {
-			touch(path)
-			touch(dir)
+			keeper.Touch(path)
+			keeper.Touch(dir)
 		}
 		done <- found{path, err}
 	}()
@@ -32,20 +30,5 @@ func find(ctx context.Context, name, search, dir string) (path string, err error
 		return f.path, f.err
 	case <-ctx.Done():
 		return "", &keeper.SpawnError{Step: "lookup", Path: name, Err: fmt.Errorf("%w (program %q, directory %q): %w", keeper.ErrHung, name, dir, ctx.Err())}
-	}
-}
-
-// touch has the kernel read the beginning of a file, or open a directory. Whether it
-// may is for the start to find out.
-func touch(path string) {
-	// A FIFO would wait for a writer.
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer func() { _ = unix.Close(fd) }()
-	var stat unix.Stat_t
-	if unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG {
-		_, _ = unix.Pread(fd, make([]byte, 256), 0) // what exec looks at first, BINPRM_BUF_SIZE
 	}
 }
