@@ -410,7 +410,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Type is what happened.
@@ -496,7 +496,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -1289,7 +1289,11 @@ type Exit struct {
 	// It left a core dump.
 	CoreDumped bool `protobuf:"varint,4,opt,name=core_dumped,json=coreDumped,proto3" json:"core_dumped,omitempty"`
 	// When the daemon saw it.
-	ExitTime      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=exit_time,json=exitTime,proto3" json:"exit_time,omitempty"`
+	ExitTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=exit_time,json=exitTime,proto3" json:"exit_time,omitempty"`
+	// What the process has used. Absent where nobody can tell: only the parent is
+	// told, and that is the keeper that started the process. With unknown, or when
+	// that keeper died before the process, there is none.
+	Usage         *ProcessUsage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1379,6 +1383,13 @@ func (x *Exit) GetExitTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Exit) GetUsage() *ProcessUsage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 type isExit_Status interface {
 	isExit_Status()
 }
@@ -1405,6 +1416,76 @@ func (*Exit_Signal) isExit_Status() {}
 
 func (*Exit_Unknown) isExit_Status() {}
 
+// A ProcessUsage is what a process has used until its exit: the process with all
+// its threads, and the descendants that it has waited for, or that were waited for
+// by one of these. It is what waitid(2) tells the parent, and what getrusage(2)
+// would have told the process of RUSAGE_SELF and RUSAGE_CHILDREN together.
+// Descendants that nobody waited for, or that run on, are not in it.
+type ProcessUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CPU time in user mode, added up.
+	UserTime *durationpb.Duration `protobuf:"bytes,1,opt,name=user_time,json=userTime,proto3" json:"user_time,omitempty"`
+	// CPU time in the kernel, added up.
+	SystemTime *durationpb.Duration `protobuf:"bytes,2,opt,name=system_time,json=systemTime,proto3" json:"system_time,omitempty"`
+	// Most memory that was resident at a time, in bytes, of the largest of these
+	// processes: it is no sum. What the process was before it executed its program
+	// counts, a copy of the keeper with some MiB; so that is the least there is.
+	PeakMemoryBytes int64 `protobuf:"varint,3,opt,name=peak_memory_bytes,json=peakMemoryBytes,proto3" json:"peak_memory_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ProcessUsage) Reset() {
+	*x = ProcessUsage{}
+	mi := &file_piped_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessUsage) ProtoMessage() {}
+
+func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
+func (*ProcessUsage) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
+	if x != nil {
+		return x.UserTime
+	}
+	return nil
+}
+
+func (x *ProcessUsage) GetSystemTime() *durationpb.Duration {
+	if x != nil {
+		return x.SystemTime
+	}
+	return nil
+}
+
+func (x *ProcessUsage) GetPeakMemoryBytes() int64 {
+	if x != nil {
+		return x.PeakMemoryBytes
+	}
+	return 0
+}
+
 // A PipeSpec says what pipe to make.
 type PipeSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1424,7 +1505,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1517,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1530,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -1500,7 +1581,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1593,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1606,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -1575,7 +1656,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1668,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1681,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -1702,7 +1783,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1795,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1808,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -1779,7 +1860,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1872,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1885,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -1853,7 +1934,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1946,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1959,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -1902,7 +1983,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +1995,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +2008,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -1955,7 +2036,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2048,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2061,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2009,7 +2090,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2102,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2115,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2085,7 +2166,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2097,7 +2178,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2110,7 +2191,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2154,7 +2235,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2247,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2260,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2251,7 +2332,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2344,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2357,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -2370,7 +2451,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2463,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2476,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -2429,7 +2510,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2522,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2535,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -2547,7 +2628,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2640,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2653,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -2598,7 +2679,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2691,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2704,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -2641,7 +2722,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2734,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2747,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -2701,7 +2782,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2794,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2807,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -2752,7 +2833,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2845,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2858,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -2812,7 +2893,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +2905,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +2918,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -2862,7 +2943,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2955,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +2968,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -2920,7 +3001,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3013,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3026,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -2963,7 +3044,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3056,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3069,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3023,7 +3104,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3116,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3129,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3073,7 +3154,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3166,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3179,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3133,7 +3214,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3226,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3239,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -3263,7 +3344,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xdb\x01\n" +
+	"\t_all_read\"\x89\x02\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -3271,8 +3352,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rsignal_number\x18\x03 \x01(\x05R\fsignalNumber\x12\x1f\n" +
 	"\vcore_dumped\x18\x04 \x01(\bR\n" +
 	"coreDumped\x127\n" +
-	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTimeB\b\n" +
-	"\x06status\"\xd2\x01\n" +
+	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
+	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usageB\b\n" +
+	"\x06status\"\xae\x01\n" +
+	"\fProcessUsage\x126\n" +
+	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
+	"\vsystem_time\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"systemTime\x12*\n" +
+	"\x11peak_memory_bytes\x18\x03 \x01(\x03R\x0fpeakMemoryBytes\"\xd2\x01\n" +
 	"\bPipeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -3465,7 +3552,7 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_piped_v1_session_proto_goTypes = []any{
 	(EnvironmentBase)(0),          // 0: piped.v1.EnvironmentBase
 	(StdioMode)(0),                // 1: piped.v1.StdioMode
@@ -3484,137 +3571,141 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(*Process)(nil),               // 14: piped.v1.Process
 	(*Final)(nil),                 // 15: piped.v1.Final
 	(*Exit)(nil),                  // 16: piped.v1.Exit
-	(*PipeSpec)(nil),              // 17: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 18: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 19: piped.v1.ProcessSpec
-	(*Inherit)(nil),               // 20: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 21: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 22: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 23: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 24: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 25: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 26: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 27: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 28: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 29: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 30: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 31: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 32: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 33: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 34: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 35: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 36: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 37: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 38: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 39: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 40: piped.v1.WaitProcessResponse
-	(*StopSessionRequest)(nil),    // 41: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 42: piped.v1.StopSessionResponse
-	nil,                           // 43: piped.v1.Session.LabelsEntry
-	nil,                           // 44: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 45: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 46: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 47: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
-	(*Framing)(nil),               // 49: piped.v1.Framing
-	(*End)(nil),                   // 50: piped.v1.End
-	(*Lease)(nil),                 // 51: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 53: piped.v1.Heartbeat
+	(*ProcessUsage)(nil),          // 17: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),              // 18: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 19: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 20: piped.v1.ProcessSpec
+	(*Inherit)(nil),               // 21: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 22: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 23: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 24: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 25: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 26: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 27: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 28: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 29: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 30: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 31: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 32: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 33: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 34: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 35: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 36: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 37: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 38: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 39: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 40: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 41: piped.v1.WaitProcessResponse
+	(*StopSessionRequest)(nil),    // 42: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 43: piped.v1.StopSessionResponse
+	nil,                           // 44: piped.v1.Session.LabelsEntry
+	nil,                           // 45: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 46: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 47: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 48: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*Framing)(nil),               // 50: piped.v1.Framing
+	(*End)(nil),                   // 51: piped.v1.End
+	(*Lease)(nil),                 // 52: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 54: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	43, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	44, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	2,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	48, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	48, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	48, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	49, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	49, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	49, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
 	9,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
 	14, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
 	3,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	49, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	49, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	50, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	50, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
 	11, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
 	4,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
 	12, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
 	12, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
 	13, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	48, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	50, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	51, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	49, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	51, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
+	52, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
 	5,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	48, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	49, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
 	16, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	20, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	21, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
 	15, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	50, // 23: piped.v1.Final.last:type_name -> piped.v1.End
-	48, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	3,  // 25: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	49, // 26: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	49, // 27: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	18, // 28: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	6,  // 29: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	0,  // 30: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	1,  // 31: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	1,  // 32: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	1,  // 33: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	17, // 34: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	17, // 35: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	20, // 36: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	44, // 37: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	17, // 38: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	19, // 39: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	8,  // 40: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	8,  // 41: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	2,  // 42: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	45, // 43: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	8,  // 44: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	46, // 45: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	52, // 46: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	2,  // 47: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	8,  // 48: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	29, // 49: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	30, // 50: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	53, // 51: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	7,  // 52: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	48, // 53: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	47, // 54: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	14, // 55: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	15, // 56: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	51, // 57: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	17, // 58: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	9,  // 59: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	19, // 60: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	14, // 61: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	52, // 62: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	14, // 63: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	52, // 64: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	52, // 65: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	14, // 66: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	21, // 67: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	23, // 68: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	25, // 69: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	27, // 70: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	31, // 71: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	33, // 72: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	35, // 73: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	37, // 74: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	39, // 75: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	41, // 76: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	22, // 77: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	24, // 78: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	26, // 79: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	28, // 80: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	32, // 81: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	34, // 82: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	36, // 83: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	38, // 84: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	40, // 85: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	42, // 86: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	77, // [77:87] is the sub-list for method output_type
-	67, // [67:77] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	51, // 23: piped.v1.Final.last:type_name -> piped.v1.End
+	49, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	17, // 25: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	53, // 26: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	53, // 27: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	3,  // 28: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	50, // 29: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	50, // 30: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	19, // 31: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	6,  // 32: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	0,  // 33: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	1,  // 34: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	1,  // 35: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	1,  // 36: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	18, // 37: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	18, // 38: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	21, // 39: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	45, // 40: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	18, // 41: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	20, // 42: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	8,  // 43: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	8,  // 44: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	2,  // 45: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	46, // 46: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	8,  // 47: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	47, // 48: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	53, // 49: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	2,  // 50: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	8,  // 51: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	30, // 52: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	31, // 53: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	54, // 54: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	7,  // 55: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	49, // 56: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	48, // 57: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	14, // 58: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	15, // 59: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	52, // 60: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	18, // 61: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	9,  // 62: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	20, // 63: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	14, // 64: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	53, // 65: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 66: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	53, // 67: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	53, // 68: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	14, // 69: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	22, // 70: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	24, // 71: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	26, // 72: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	28, // 73: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	32, // 74: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	34, // 75: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	36, // 76: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	38, // 77: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	40, // 78: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	42, // 79: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	23, // 80: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	25, // 81: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	27, // 82: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	29, // 83: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	33, // 84: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	35, // 85: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	37, // 86: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	39, // 87: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	41, // 88: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	43, // 89: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	80, // [80:90] is the sub-list for method output_type
+	70, // [70:80] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -3630,20 +3721,20 @@ func file_piped_v1_session_proto_init() {
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[21].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[31].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   40,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
