@@ -83,10 +83,12 @@ type launch struct {
 }
 
 // stdioName returns the name of a pipe of the standard streams: with the
-// process's before it if the plain one is taken.
+// process's before it if the plain one is taken. "stderr" beside the "stdio" of
+// another process, which has none, would look like that one's.
 func (l *launch) stdioName(stream string) string {
 	taken := func(name string) bool { return l.pipes[name] != nil }
-	if !taken(stream) {
+	other := l.pipes["stdio"]
+	if !taken(stream) && (other == nil || other.kind == pipe.Duplex || other.kind == pipe.OneWay) {
 		return stream
 	}
 	owner := l.name[:min(len(l.name), maxName-1-len(stream))]
@@ -120,6 +122,9 @@ func (l *launch) stdio() error {
 		}
 		if w >= 0 {
 			l.files = append(l.files, keeper.File{FD: 1, Source: w})
+		}
+		if spec.Stderr == StdioMerged {
+			l.files = append(l.files, keeper.File{FD: 2, Source: w})
 		}
 	}
 	if spec.Stderr == StdioPipe {

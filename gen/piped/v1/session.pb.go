@@ -90,6 +90,9 @@ const (
 	StdioMode_STDIO_MODE_PIPE StdioMode = 1
 	// /dev/null.
 	StdioMode_STDIO_MODE_NULL StdioMode = 2
+	// For stderr only: into the pipe of stdout, which must be a pipe, as a shell's
+	// 2>&1. Only so is the order in which both were written known.
+	StdioMode_STDIO_MODE_MERGED StdioMode = 3
 )
 
 // Enum value maps for StdioMode.
@@ -98,11 +101,13 @@ var (
 		0: "STDIO_MODE_UNSPECIFIED",
 		1: "STDIO_MODE_PIPE",
 		2: "STDIO_MODE_NULL",
+		3: "STDIO_MODE_MERGED",
 	}
 	StdioMode_value = map[string]int32{
 		"STDIO_MODE_UNSPECIFIED": 0,
 		"STDIO_MODE_PIPE":        1,
 		"STDIO_MODE_NULL":        2,
+		"STDIO_MODE_MERGED":      3,
 	}
 )
 
@@ -1638,15 +1643,17 @@ type ProcessSpec struct {
 	EnvironmentBase EnvironmentBase `protobuf:"varint,4,opt,name=environment_base,json=environmentBase,proto3,enum=piped.v1.EnvironmentBase" json:"environment_base,omitempty"`
 	// Working directory, absolute. Empty: the daemon's home directory.
 	Dir string `protobuf:"bytes,5,opt,name=dir,proto3" json:"dir,omitempty"`
-	// Where standard input, output and error lead. Unspecified means pipe.
+	// Where standard input, output and error lead. Unspecified means pipe, unless
+	// inherits gives the process this descriptor.
 	Stdin StdioMode `protobuf:"varint,6,opt,name=stdin,proto3,enum=piped.v1.StdioMode" json:"stdin,omitempty"`
 	// See stdin.
 	Stdout StdioMode `protobuf:"varint,7,opt,name=stdout,proto3,enum=piped.v1.StdioMode" json:"stdout,omitempty"`
-	// See stdin.
+	// See stdin. With merged there is no pipe "stderr".
 	Stderr StdioMode `protobuf:"varint,8,opt,name=stderr,proto3,enum=piped.v1.StdioMode" json:"stderr,omitempty"`
 	// The pipe "stdio"; its name and kind must be left empty.
 	StdioPipe *PipeSpec `protobuf:"bytes,9,opt,name=stdio_pipe,json=stdioPipe,proto3" json:"stdio_pipe,omitempty"`
-	// The pipe "stderr"; its name and kind must be left empty.
+	// The pipe "stderr"; its name and kind must be left empty. Must be absent when
+	// stderr is merged.
 	StderrPipe *PipeSpec `protobuf:"bytes,10,opt,name=stderr_pipe,json=stderrPipe,proto3" json:"stderr_pipe,omitempty"`
 	// Ends that the process gets.
 	Inherits      []*Inherit `protobuf:"bytes,11,rep,name=inherits,proto3" json:"inherits,omitempty"`
@@ -1769,7 +1776,7 @@ type Inherit struct {
 	// Which end: 1 or 2.
 	End uint32 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
 	// Descriptor number in the process: 3 or higher, or 0, 1, 2 where the stdio
-	// mode of that stream is null.
+	// mode of that stream is null or unspecified: the end is that stream then.
 	Fd int32 `protobuf:"varint,3,opt,name=fd,proto3" json:"fd,omitempty"`
 	// Hand over: once the process has its copy, the daemon's own is closed, so
 	// that end of file comes when the process (and whoever it gives it to)
@@ -3519,11 +3526,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x1cENVIRONMENT_BASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ENVIRONMENT_BASE_NONE\x10\x01\x12\x1c\n" +
 	"\x18ENVIRONMENT_BASE_MINIMAL\x10\x02\x12\x18\n" +
-	"\x14ENVIRONMENT_BASE_ALL\x10\x03*Q\n" +
+	"\x14ENVIRONMENT_BASE_ALL\x10\x03*h\n" +
 	"\tStdioMode\x12\x1a\n" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
-	"\x0fSTDIO_MODE_NULL\x10\x022\xa2\x06\n" +
+	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
+	"\x11STDIO_MODE_MERGED\x10\x032\xa2\x06\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
