@@ -19,6 +19,7 @@ type processFlags struct {
 	fds     []string
 	env     []string
 	dir     string
+	merge   bool
 }
 
 func (p *processFlags) add(cmd *cobra.Command, framing string) {
@@ -30,6 +31,7 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringArrayVar(&p.fds, "fd", nil, "`NAME:FD:FRAMING`: a duplex pipe NAME whose end 2 the program gets as descriptor FD; repeatable")
 	flags.StringArrayVar(&p.env, "env", nil, "`K=V` sets a variable, K alone takes it from here; repeatable")
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
+	flags.BoolVar(&p.merge, "merge-stderr", false, "stderr goes into the pipe of stdout, in the order in which both are written, as 2>&1")
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
 }
 
@@ -62,8 +64,13 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	stderr := pipedv1.StdioMode_STDIO_MODE_UNSPECIFIED
+	if p.merge {
+		stderr = pipedv1.StdioMode_STDIO_MODE_MERGED
+	}
 	return &pipedv1.ProcessSpec{
 		Args:            args,
+		Stderr:          stderr,
 		Env:             env,
 		EnvironmentBase: pipedv1.EnvironmentBase_ENVIRONMENT_BASE_MINIMAL,
 		Dir:             dir,
