@@ -72,6 +72,7 @@ type launch struct {
 	pipes map[string]*Pipe // all that the process may inherit from
 	made  []*Pipe          // made for this start: its stdio
 	order func() int       // of the next pipe that is made
+	env   []string         // without what announces the ends
 	files []keeper.File
 	given []givenEnd
 	ends  []*Endpoint // what Inherits names, in its order
@@ -192,7 +193,7 @@ func (l *launch) inherit(ctx context.Context) error {
 
 // start starts the process and lets go of what it alone should hold.
 func (l *launch) start(ctx context.Context) error {
-	env := announce(l.spec.environment(), l.given)
+	env := announce(l.env, l.given)
 	dir := l.spec.Dir
 	if dir == "" {
 		dir = homeDirectory()

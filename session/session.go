@@ -240,7 +240,11 @@ func (l *launch) run(ctx context.Context) error {
 	if l.s.hasProcess(l.name) {
 		return fmt.Errorf("%w: %q in session %s", ErrProcessExists, l.name, l.s.name)
 	}
-	err := l.stdio()
+	var err error
+	if l.env, err = l.spec.environment(&l.s.reg.config().Environment); err != nil {
+		return err
+	}
+	err = l.stdio()
 	if err == nil {
 		err = l.inherit(ctx)
 	}

@@ -31,9 +31,10 @@ const (
 	EnvironmentBase_ENVIRONMENT_BASE_UNSPECIFIED EnvironmentBase = 0
 	// Nothing.
 	EnvironmentBase_ENVIRONMENT_BASE_NONE EnvironmentBase = 1
-	// PATH, HOME, USER and LANG of the daemon.
+	// PATH, HOME, USER and LANG of the daemon, as far as its configuration allows.
 	EnvironmentBase_ENVIRONMENT_BASE_MINIMAL EnvironmentBase = 2
-	// The daemon's environment, without what is the daemon's own.
+	// The daemon's environment, without what is meant for the daemon alone, as far
+	// as its configuration allows.
 	EnvironmentBase_ENVIRONMENT_BASE_ALL EnvironmentBase = 3
 )
 
@@ -1637,7 +1638,8 @@ type ProcessSpec struct {
 	// Program and arguments. A program without a slash is looked up in the PATH
 	// of the process's own environment.
 	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
-	// Additional environment, "KEY=value" each; wins over the base.
+	// Additional environment, "KEY=value" each; wins over the base. What the
+	// daemon's configuration denies is refused with ENVIRONMENT_DENIED.
 	Env []string `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
 	// What the environment starts from. Unspecified means minimal.
 	EnvironmentBase EnvironmentBase `protobuf:"varint,4,opt,name=environment_base,json=environmentBase,proto3,enum=piped.v1.EnvironmentBase" json:"environment_base,omitempty"`
