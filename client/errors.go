@@ -54,6 +54,7 @@ const (
 	ErrProgramNotExecutable Reason = "PROGRAM_NOT_EXECUTABLE"
 	ErrDirectory            Reason = "DIRECTORY"
 	ErrSpawnFailed          Reason = "SPAWN_FAILED"
+	ErrEnvironmentDenied    Reason = "ENVIRONMENT_DENIED"
 	ErrDescriptorLimit      Reason = "DESCRIPTOR_LIMIT"
 	ErrLogSpace             Reason = "LOG_SPACE"
 	ErrProcessLimit         Reason = "PROCESS_LIMIT"

@@ -106,4 +106,22 @@ type ExitStatus struct {
 	Unknown bool
 	// Time is when the keeper saw the exit.
 	Time time.Time
+	// Usage is what the process has used; nil where nobody can tell, because the
+	// keeper that saw the exit was not the one that had started it, or Unknown is
+	// set.
+	Usage *Usage
+}
+
+// A Usage is what a process has used: all its threads, and those of its
+// descendants that it, or they one of the other, have waited for, as getrusage(2)
+// tells of RUSAGE_SELF and RUSAGE_CHILDREN together. Descendants that nobody waited
+// for, and those that run on, are not in it.
+type Usage struct {
+	// User and System are CPU time, added up, as finely as the kernel counts
+	// (microseconds).
+	User, System time.Duration
+	// Peak is the most memory that was resident at a time, in bytes: that of the
+	// largest of these processes, not their sum. What the process was before it
+	// executed its program, a copy of the keeper's spawner with some MiB, counts.
+	Peak int64
 }

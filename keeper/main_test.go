@@ -32,11 +32,13 @@ const childVariable = "PIPED_TEST_CHILD"
 var (
 	behaviours = map[string]func(args []string){
 		"block":  beBlocked,
+		"burn":   beBurning,
 		"exit":   beExiting,
 		"held":   beHeld,
 		"front":  beFront,
 		"list":   beListing,
 		"orphan": beOrphaning,
+		"touch":  beTouching,
 		"worker": beWorker,
 	}
 	usedMu sync.Mutex

@@ -131,6 +131,9 @@ func exitOf(is wire.Process) ExitStatus {
 	if exit.Unknown || exit.Signal != 0 {
 		exit.Code = -1
 	}
+	if used := is.Used; used != nil {
+		exit.Usage = &Usage{User: time.Duration(used.User) * time.Microsecond, System: time.Duration(used.System) * time.Microsecond, Peak: used.Peak}
+	}
 	return exit
 }
 
@@ -140,6 +143,9 @@ func (p *process) wireLocked() wire.Process {
 	if p.exited {
 		is.Unknown, is.CoreDumped, is.Code, is.Signal = p.exit.Unknown, p.exit.CoreDumped, p.exit.Code, int(p.exit.Signal)
 		is.Time = p.exit.Time.UnixNano()
+		if used := p.exit.Usage; used != nil {
+			is.Used = &wire.Usage{User: used.User.Microseconds(), System: used.System.Microseconds(), Peak: used.Peak}
+		}
 	}
 	return is
 }

@@ -4,9 +4,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
 	"github.com/piped-dev/piped/session"
 )
@@ -93,6 +95,7 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 		m.Finals = append(m.Finals, fromFinal(&f))
 	}
 	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped}
+	m.Exit.Usage = fromUsage(p.Exit.Usage)
 	if p.Exit.Unknown {
 		m.Exit.Status = &pipedv1.Exit_Unknown{Unknown: true}
 		return m
@@ -104,6 +107,13 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 	m.Exit.SignalNumber = int32(p.Exit.Signal)
 	m.Exit.Status = &pipedv1.Exit_Signal{Signal: signalName(p.Exit.Signal)}
 	return m
+}
+
+func fromUsage(u *keeper.Usage) *pipedv1.ProcessUsage {
+	if u == nil {
+		return nil
+	}
+	return &pipedv1.ProcessUsage{UserTime: durationpb.New(u.User), SystemTime: durationpb.New(u.System), PeakMemoryBytes: u.Peak}
 }
 
 var causes = map[pipe.EndCause]pipedv1.EndCause{

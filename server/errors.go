@@ -116,6 +116,7 @@ func statusError(err error) error {
 		busy       *session.BusyError
 		fenced     *session.FencedError
 		lost       *session.LostError
+		denied     *session.EnvironmentError
 	)
 	switch {
 	case errors.As(err, &long):
@@ -125,6 +126,8 @@ func statusError(err error) error {
 		return reasonError(codes.FailedPrecondition, "UNFINISHED_MESSAGE", err, map[string]string{
 			"number": strconv.FormatUint(unfinished.Number, 10), "have": strconv.FormatUint(unfinished.Have, 10),
 			"total": strconv.FormatUint(unfinished.Total, 10)})
+	case errors.As(err, &denied):
+		return reasonError(codes.PermissionDenied, "ENVIRONMENT_DENIED", err, map[string]string{"name": denied.Name, "pattern": denied.Pattern})
 	case errors.As(err, &gap):
 		return reasonError(codes.FailedPrecondition, "SEQUENCE_GAP", err, map[string]string{
 			"expected_message": strconv.FormatUint(gap.Expected.Message, 10), "expected_offset": strconv.FormatUint(gap.Expected.Offset, 10)})

@@ -136,6 +136,8 @@ func provocations() []provocation {
 	add("a start that nobody can tell of, and no keeper", statusError(errors.Join(keeper.ErrUncertain, keeper.ErrAway)), codes.Aborted, "START_UNCERTAIN", nil)
 	add("a signal that nobody can tell of", signalError(fmt.Errorf("more: %w", keeper.ErrUncertain)), codes.Aborted, "SIGNAL_UNCERTAIN", nil)
 	add("a signal to nobody", signalError(session.ErrExited), codes.FailedPrecondition, "PROCESS_EXITED", nil)
+	add("a denied variable", statusError(fmt.Errorf("more: %w", &session.EnvironmentError{Name: "A_B", Pattern: "A_*"})),
+		codes.PermissionDenied, "ENVIRONMENT_DENIED", map[string]string{"name": "A_B", "pattern": "A_*"})
 	add("a lost session", statusError(fmt.Errorf("more: %w", &session.LostError{Name: "s", Why: session.LostBoth})),
 		codes.DataLoss, "SESSION_LOST", map[string]string{"why": "LOST_BOTH"})
 	add("another reader", statusError(&session.BusyError{Err: session.ErrBusyReader, Client: "pid 7 (cat)"}),

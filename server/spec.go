@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -69,17 +70,8 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 	default:
 		return nil, argument("environment base %v", p.GetEnvironmentBase())
 	}
-	for _, m := range []struct {
-		to   *session.StdioMode
-		from pipedv1.StdioMode
-	}{{&spec.Stdin, p.GetStdin()}, {&spec.Stdout, p.GetStdout()}, {&spec.Stderr, p.GetStderr()}} {
-		switch m.from {
-		case pipedv1.StdioMode_STDIO_MODE_UNSPECIFIED, pipedv1.StdioMode_STDIO_MODE_PIPE:
-		case pipedv1.StdioMode_STDIO_MODE_NULL:
-			*m.to = session.StdioNull
-		default:
-			return nil, argument("stdio mode %v", m.from)
-		}
+	if err := toStdio(p, spec); err != nil {
+		return nil, err
 	}
 	for _, in := range p.GetInherits() {
 		spec.Inherits = append(spec.Inherits, session.Inherit{
@@ -120,6 +112,36 @@ func toAttributes(p *pipedv1.ProcessSpec, spec *session.ProcessSpec) {
 		}
 		spec.Limits = append(spec.Limits, limit)
 	}
+}
+
+// toStdio reads where the standard streams lead. One whose mode is left open, and
+// whose descriptor the process inherits, leads there.
+func toStdio(p *pipedv1.ProcessSpec, spec *session.ProcessSpec) error {
+	inherited := func(fd int) bool {
+		return slices.ContainsFunc(p.GetInherits(), func(in *pipedv1.Inherit) bool { return int(in.GetFd()) == fd })
+	}
+	for fd, m := range []struct {
+		to   *session.StdioMode
+		from pipedv1.StdioMode
+	}{{&spec.Stdin, p.GetStdin()}, {&spec.Stdout, p.GetStdout()}, {&spec.Stderr, p.GetStderr()}} {
+		switch m.from {
+		case pipedv1.StdioMode_STDIO_MODE_UNSPECIFIED:
+			if inherited(fd) {
+				*m.to = session.StdioNull
+			}
+		case pipedv1.StdioMode_STDIO_MODE_PIPE:
+		case pipedv1.StdioMode_STDIO_MODE_NULL:
+			*m.to = session.StdioNull
+		case pipedv1.StdioMode_STDIO_MODE_MERGED:
+			*m.to = session.StdioMerged
+		default:
+			return argument("stdio mode %v", m.from)
+		}
+	}
+	if spec.Stderr == session.StdioMerged && p.StderrPipe != nil {
+		return argument("stderr_pipe describes a pipe that is not made when stderr is merged: leave it out, stdio_pipe holds for both")
+	}
+	return nil
 }
 
 func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {

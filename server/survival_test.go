@@ -66,8 +66,13 @@ func TestExitIsACodeASignalOrUnknown(t *testing.T) {
 		exit keeper.ExitStatus
 		want *pipedv1.Exit
 	}{
-		"code":    {keeper.ExitStatus{Time: at}, &pipedv1.Exit{Status: &pipedv1.Exit_Code{}}},
-		"signal":  {keeper.ExitStatus{Code: -1, Signal: syscall.SIGKILL, Time: at}, &pipedv1.Exit{Status: &pipedv1.Exit_Signal{Signal: "KILL"}, SignalNumber: 9}},
+		"code":   {keeper.ExitStatus{Time: at}, &pipedv1.Exit{Status: &pipedv1.Exit_Code{}}},
+		"signal": {keeper.ExitStatus{Code: -1, Signal: syscall.SIGKILL, Time: at}, &pipedv1.Exit{Status: &pipedv1.Exit_Signal{Signal: "KILL"}, SignalNumber: 9}},
+		"with usage": {
+			keeper.ExitStatus{Time: at, Usage: &keeper.Usage{User: 1500 * time.Millisecond, System: time.Microsecond, Peak: 1 << 40}},
+			&pipedv1.Exit{Status: &pipedv1.Exit_Code{}, Usage: &pipedv1.ProcessUsage{
+				UserTime: durationpb.New(1500 * time.Millisecond), SystemTime: durationpb.New(time.Microsecond), PeakMemoryBytes: 1 << 40}},
+		},
 		"unknown": {keeper.ExitStatus{Code: -1, Unknown: true, Time: at}, &pipedv1.Exit{Status: &pipedv1.Exit_Unknown{Unknown: true}}},
 	} {
 		row.want.ExitTime = timestamppb.New(at)

@@ -24,6 +24,8 @@ type Config struct {
 	// MaxLeaseDuration the longest that can be asked for.
 	LeaseDuration    time.Duration
 	MaxLeaseDuration time.Duration
+	// Environment says what of the daemon's environment processes may get.
+	Environment EnvironmentPolicy
 	// EventsRetained is how many events are kept for watchers that come back; at
 	// least one is.
 	EventsRetained int
@@ -36,7 +38,8 @@ type Config struct {
 // strays into a message pipe is refused at once, not waited for.
 func DefaultConfig() Config {
 	return Config{LogSize: 4 << 20, TailSize: 64 << 10, KernelLogs: true, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000,
-		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024}
+		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024,
+		Environment: EnvironmentPolicy{Allow: []string{"*"}, Deny: []string{}}}
 }
 
 // maxWriters is how many writer ids an endpoint remembers; the one that wrote

@@ -4,54 +4,103 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"slices"
 	"strings"
 )
 
-// ownVariables are the daemon's own, by name or prefix: a process that sees
-// them could take itself for the daemon.
-var ownVariables = []string{
-	"NOTIFY_SOCKET=", "LISTEN_", "WATCHDOG_", "INVOCATION_ID=", "JOURNAL_STREAM=", "CREDENTIALS_DIRECTORY=",
-	"MAINPID=", "MANAGERPID=", "SYSTEMD_", "MEMORY_PRESSURE_", "PIPED_", "FAILPOINT", "GODEBUG=", "GOTRACEBACK=", "GOMAXPROCS=", "GOGC=", "GOMEMLIMIT=",
+// An EnvironmentPolicy says which variables of the daemon's processes may have. A
+// pattern is a name, or the beginning of names with * at its end.
+type EnvironmentPolicy struct {
+	// Allow are those of the daemon's own environment that a process may get;
+	// what is [EnvironmentBase] of it. Nothing else of it is given.
+	Allow []string
+	// Deny are those that no process gets: not from the daemon's environment, and a
+	// request that sets one is refused.
+	Deny []string
 }
 
-// foreignVariables are, by name or prefix, what one user's process must not get
-// from another's: it makes programs load or write what is the other's.
-var foreignVariables = []string{"LD_", "GCONV_PATH=", "GETCONF_DIR=", "XDG_RUNTIME_DIR=", "XDG_SESSION_", "DBUS_SESSION_BUS_ADDRESS=", "SSH_AUTH_SOCK=", "MAIL="}
+// foreignVariables are what one user's process must not get from another's: it
+// makes programs load or write what is the other's.
+var foreignVariables = []string{"LD_*", "GCONV_PATH", "GETCONF_DIR", "XDG_RUNTIME_DIR", "XDG_SESSION_*", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "MAIL"}
 
-// environment builds what a process gets; later entries win over earlier ones. who
-// is the user if that is another than the daemon's.
-func (s *ProcessSpec) environment(who *user.User) []string {
-	withheld := ownVariables
-	if who != nil {
-		withheld = slices.Concat(ownVariables, foreignVariables)
+// CheckPattern says what is wrong with a pattern of an [EnvironmentPolicy]; nil if
+// nothing is.
+func CheckPattern(pattern string) error {
+	if pattern == "" || strings.ContainsAny(strings.TrimSuffix(pattern, "*"), "*=\x00") {
+		return argument("%q: want the name of a variable, or the beginning of names with * at its end", pattern)
+	}
+	return nil
+}
+
+// matching returns the first pattern that a name matches, or "".
+func matching(patterns []string, name string) string {
+	for _, p := range patterns {
+		if prefix, wild := strings.CutSuffix(p, "*"); p == name || wild && strings.HasPrefix(name, prefix) {
+			return p
+		}
+	}
+	return ""
+}
+
+// ownVariables are the daemon's own: a process that sees them could take itself
+// for the daemon, or read what was meant for it. No configuration gives them away.
+var ownVariables = []string{
+	// What service managers tell a service of itself, systemd.exec(5).
+	"NOTIFY_SOCKET", "LISTEN_*", "WATCHDOG_*", "INVOCATION_ID", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY", "MAINPID", "MANAGERPID", "MANAGERPIDFDID",
+	"SYSTEMD_*", "MEMORY_PRESSURE_*", "FDSTORE", "PIDFILE", "RUNTIME_DIRECTORY", "STATE_DIRECTORY", "CACHE_DIRECTORY", "LOGS_DIRECTORY",
+	"CONFIGURATION_DIRECTORY",
+	// Its configuration, and what tests and its runtime are told.
+	"PIPED_*", "FAILPOINT*", "GODEBUG", "GOTRACEBACK", "GOMAXPROCS", "GOGC", "GOMEMLIMIT", "GORACE", "GOCOVERDIR",
+}
+
+// minimalVariables are those of [EnvironmentMinimal].
+var minimalVariables = []string{"PATH", "HOME", "USER", "LANG"}
+
+// base returns what an environment starts from. who is the user if that is another
+// than the daemon's.
+func (p *EnvironmentPolicy) base(b EnvironmentBase, who *user.User) []string {
+	given := func(name string) bool {
+		if who != nil && matching(foreignVariables, name) != "" {
+			return false
+		}
+		return matching(ownVariables, name) == "" && matching(p.Allow, name) != "" && matching(p.Deny, name) == ""
 	}
 	var env []string
-	switch s.Base {
+	switch b {
 	case EnvironmentNone:
 	case EnvironmentMinimal:
-		for _, key := range []string{"PATH", "HOME", "USER", "LANG"} {
-			if v, ok := os.LookupEnv(key); ok {
-				env = append(env, key+"="+v)
+		for _, name := range minimalVariables {
+			if v, ok := os.LookupEnv(name); ok && given(name) {
+				env = append(env, name+"="+v)
 			}
 		}
 	case EnvironmentAll:
 		for _, kv := range os.Environ() {
-			if !slices.ContainsFunc(withheld, func(prefix string) bool { return strings.HasPrefix(kv, prefix) }) {
+			if name, _, ok := strings.Cut(kv, "="); ok && given(name) {
 				env = append(env, kv)
 			}
 		}
 	}
-	if who != nil && s.Base != EnvironmentNone {
+	if who != nil && b != EnvironmentNone {
 		env = set(env, "HOME="+home(who))
 		if who.Username != "" {
 			env = set(set(env, "USER="+who.Username), "LOGNAME="+who.Username)
 		}
 	}
+	return env
+}
+
+// environment builds what a process gets; later entries win over earlier ones. The
+// error is an *EnvironmentError. who is the user if that is another than the daemon's.
+func (s *ProcessSpec) environment(policy *EnvironmentPolicy, who *user.User) ([]string, error) {
+	env := policy.base(s.Base, who)
 	for _, kv := range s.Env {
+		name, _, _ := strings.Cut(kv, "=")
+		if pattern := matching(policy.Deny, name); pattern != "" {
+			return nil, &EnvironmentError{Name: name, Pattern: pattern}
+		}
 		env = set(env, kv)
 	}
-	return env
+	return env, nil
 }
 
 // set puts kv in the place of an earlier entry of the same key, or at the end.

@@ -49,6 +49,18 @@ var (
 	ErrShutdown = errors.New("daemon is shutting down")
 )
 
+// An EnvironmentError refuses a variable that a request sets and the daemon's
+// configuration denies.
+type EnvironmentError struct {
+	Name    string // of the variable
+	Pattern string // that denies it
+}
+
+// Error says which variable it is, and why.
+func (e *EnvironmentError) Error() string {
+	return fmt.Sprintf("environment: %s may not be set: environment.deny of this daemon has %q", e.Name, e.Pattern)
+}
+
 // A SequenceGapError refuses a message because messages before it are missing.
 type SequenceGapError struct{ Got, Expected pipe.Position }
 

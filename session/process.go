@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"slices"
 	"sync"
 	"syscall"
@@ -72,9 +73,13 @@ type launch struct {
 	pipes map[string]*Pipe // all that the process may inherit from
 	made  []*Pipe          // made for this start: its stdio
 	order func() int       // of the next pipe that is made
-	files []keeper.File
-	given []givenEnd
-	ends  []*Endpoint // what Inherits names, in its order
+	env   []string         // without what announces the ends
+	// attributes are of who, who is nil where that is the keeper's own user.
+	attributes keeper.Attributes
+	who        *user.User
+	files      []keeper.File
+	given      []givenEnd
+	ends       []*Endpoint // what Inherits names, in its order
 	// copies are of those ends: the daemon's own may be closed at any time, and
 	// its number given out again.
 	copies []pipe.Copy
@@ -83,10 +88,12 @@ type launch struct {
 }
 
 // stdioName returns the name of a pipe of the standard streams: with the
-// process's before it if the plain one is taken.
+// process's before it if the plain one is taken. "stderr" beside the "stdio" of
+// another process, which has none, would look like that one's.
 func (l *launch) stdioName(stream string) string {
 	taken := func(name string) bool { return l.pipes[name] != nil }
-	if !taken(stream) {
+	other := l.pipes["stdio"]
+	if !taken(stream) && (other == nil || other.kind == pipe.Duplex || other.kind == pipe.OneWay) {
 		return stream
 	}
 	owner := l.name[:min(len(l.name), maxName-1-len(stream))]
@@ -120,6 +127,9 @@ func (l *launch) stdio() error {
 		}
 		if w >= 0 {
 			l.files = append(l.files, keeper.File{FD: 1, Source: w})
+		}
+		if spec.Stderr == StdioMerged {
+			l.files = append(l.files, keeper.File{FD: 2, Source: w})
 		}
 	}
 	if spec.Stderr == StdioPipe {
@@ -187,16 +197,12 @@ func (l *launch) inherit(ctx context.Context) error {
 
 // start starts the process and lets go of what it alone should hold.
 func (l *launch) start(ctx context.Context) error {
-	attributes, who, err := l.spec.attributes()
-	if err != nil {
-		return err
-	}
-	env := announce(l.spec.environment(who), l.given)
+	env := announce(l.env, l.given)
 	dir := l.spec.Dir
 	switch {
 	case dir != "":
-	case who != nil:
-		dir = home(who)
+	case l.who != nil:
+		dir = home(l.who)
 	default:
 		dir = homeDirectory()
 	}
@@ -213,7 +219,7 @@ func (l *launch) start(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("session.before-start")
-	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files, Attributes: attributes})
+	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files, Attributes: l.attributes})
 	if err != nil {
 		l.s.strike(prefixProc + l.name)
 		if gone := l.s.openable(); gone != nil {

@@ -240,7 +240,14 @@ func (l *launch) run(ctx context.Context) error {
 	if l.s.hasProcess(l.name) {
 		return fmt.Errorf("%w: %q in session %s", ErrProcessExists, l.name, l.s.name)
 	}
-	err := l.stdio()
+	var err error
+	if l.attributes, l.who, err = l.spec.attributes(); err != nil {
+		return err
+	}
+	if l.env, err = l.spec.environment(&l.s.reg.config().Environment, l.who); err != nil {
+		return err
+	}
+	err = l.stdio()
 	if err == nil {
 		err = l.inherit(ctx)
 	}

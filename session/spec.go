@@ -36,7 +36,10 @@ type StdioMode uint8
 // The modes of a standard stream.
 const (
 	StdioPipe StdioMode = iota
+	// StdioNull is /dev/null, or the end that an [Inherit] gives at its descriptor.
 	StdioNull
+	// StdioMerged is the pipe of stdout, for stderr only.
+	StdioMerged
 )
 
 // EnvironmentBase is what an environment starts from.
@@ -176,17 +179,41 @@ func (s *ProcessSpec) check() error {
 	if _, _, err := s.attributes(); err != nil {
 		return err
 	}
+	if err := s.checkStdio(); err != nil {
+		return err
+	}
 	return s.checkInherits()
 }
 
+func (s *ProcessSpec) checkStdio() error {
+	switch {
+	case s.Stdin == StdioMerged:
+		return argument("stdin is merged: only stderr can be; make stdin a pipe or null")
+	case s.Stdout == StdioMerged:
+		return argument("stdout is merged: only stderr can be, into stdout; make stdout a pipe and stderr merged")
+	case s.Stderr == StdioMerged && s.Stdout != StdioPipe:
+		return argument("stderr is merged into a stdout that is null or inherited: make stdout a pipe, or stderr a pipe or null")
+	}
+	return nil
+}
+
+// streams are the names of the standard streams.
+var streams = [...]string{"stdin", "stdout", "stderr"}
+
 func (s *ProcessSpec) checkInherits() error {
-	taken := map[int]bool{0: s.Stdin == StdioPipe, 1: s.Stdout == StdioPipe, 2: s.Stderr == StdioPipe}
+	modes, taken := [...]StdioMode{s.Stdin, s.Stdout, s.Stderr}, make(map[int]bool)
 	for _, in := range s.Inherits {
 		switch {
 		case in.End != 1 && in.End != 2:
 			return argument("end %d of pipe %q: want 1 or 2", in.End, in.Pipe)
 		case in.FD < 0 || in.FD > maxFD:
 			return argument("descriptor %d: want 0 to %d", in.FD, maxFD)
+		case in.FD == 2 && s.Stderr == StdioMerged:
+			return argument("descriptor 2 is stderr, which leads where stdout does: leave its mode unspecified, or null, to give it an end of pipe %q",
+				in.Pipe)
+		case in.FD < len(modes) && modes[in.FD] != StdioNull:
+			return argument("descriptor %d is %s, which is a pipe of its own: leave its mode unspecified, or null, to give it an end of pipe %q",
+				in.FD, streams[in.FD], in.Pipe)
 		case taken[in.FD]:
 			return argument("descriptor %d is taken twice", in.FD)
 		}

@@ -71,6 +71,7 @@ var hints = map[client.Reason]string{
 	client.ErrProgramNotFound:      "give the path of the program, or its folder with --env PATH=FOLDER",
 	client.ErrProgramNotExecutable: "chmod +x makes a file executable; a script needs a first line with its interpreter",
 	client.ErrDirectory:            "--dir names the working directory of the program",
+	client.ErrEnvironmentDenied:    "leave it out of --env; the configuration of the daemon denies it",
 	client.ErrMessageRefused:       "the framing of this pipe cannot carry it: pipectl inspect NAME shows the framing",
 	client.ErrDescriptorLimit:      "remove sessions with pipectl rm, or start piped with a higher limit of open files (ulimit -n)",
 	client.ErrUnfinishedMessage:    "part of a message was sent: go on with it through the API, or pipectl close the endpoint",

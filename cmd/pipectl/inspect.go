@@ -21,7 +21,8 @@ func newInspectCmd(f *factory) *cobra.Command {
 		Long: `Show a session: its processes, its pipes, and of each end whether it is open, who
 holds a copy of it, what went through it each way, what waits, since when it is
 stuck, and who has the right to send or to consume, until when. Of a process that
-has exited: the last word about each direction of its pipes.`,
+has exited: what it and the children that it waited for have used, and the last
+word about each direction of its pipes.`,
 		Example: `  pipectl inspect calc
   pipectl inspect calc -o json | jq '.processes[].pid'`,
 		Args:              arguments("NAME"),
@@ -58,6 +59,9 @@ func sessionText(s *pipedv1.Session) string {
 	}
 	for _, p := range s.GetProcesses() {
 		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitText(p), p.GetPid(), commandText(p.GetArgs()))
+		if used := p.GetExit().GetUsage(); used != nil {
+			fmt.Fprintf(&b, "  %s\n", usageText(used))
+		}
 		for _, i := range p.GetInherits() {
 			fmt.Fprintf(&b, "  was given %s:%d as descriptor %d\n", i.GetPipe(), i.GetEnd(), i.GetFd())
 		}
@@ -69,6 +73,12 @@ func sessionText(s *pipedv1.Session) string {
 		writePipe(&b, p)
 	}
 	return b.String()
+}
+
+// usageText says what a process has used.
+func usageText(used *pipedv1.ProcessUsage) string {
+	return fmt.Sprintf("cpu %.2fs user %.2fs system, peak %s",
+		used.GetUserTime().AsDuration().Seconds(), used.GetSystemTime().AsDuration().Seconds(), memoryText(used.GetPeakMemoryBytes()))
 }
 
 func writePipe(b *strings.Builder, p *pipedv1.Pipe) {

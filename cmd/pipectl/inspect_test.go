@@ -1,10 +1,12 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -20,6 +22,27 @@ func TestFinalTextSaysHowFarADirectionCame(t *testing.T) {
 		if got := finalText(final); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+func TestUsageTextSaysTimeAndMemory(t *testing.T) {
+	for want, used := range map[string]*pipedv1.ProcessUsage{
+		"cpu 0.12s user 0.03s system, peak 34 MiB": {UserTime: durationpb.New(123 * time.Millisecond), SystemTime: durationpb.New(25 * time.Millisecond),
+			PeakMemoryBytes: 34<<20 + 5000},
+		"cpu 3600.00s user 0.00s system, peak 9.0 GiB": {UserTime: durationpb.New(time.Hour), PeakMemoryBytes: 9 << 30},
+		"cpu 0.00s user 0.00s system, peak 900 B":      {PeakMemoryBytes: 900},
+	} {
+		if got := usageText(used); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	exited := &pipedv1.Process{Name: "p", State: pipedv1.Process_STATE_EXITED, Exit: &pipedv1.Exit{Usage: &pipedv1.ProcessUsage{PeakMemoryBytes: 5 << 20}}}
+	if text := sessionText(&pipedv1.Session{Processes: []*pipedv1.Process{exited}}); !strings.Contains(text, "\n  cpu 0.00s user 0.00s system, peak 5.0 MiB\n") {
+		t.Errorf("the session shows no usage:\n%s", text)
+	}
+	exited.Exit.Usage = nil
+	if text := sessionText(&pipedv1.Session{Processes: []*pipedv1.Process{exited}}); strings.Contains(text, "cpu") {
+		t.Errorf("the session shows a usage that nobody knows:\n%s", text)
 	}
 }
 

@@ -35,6 +35,7 @@ type job struct {
 	client  *client.Client
 	session string
 	raw     bool
+	merged  bool // stderr comes with stdout
 	timeout time.Duration
 }
 
@@ -49,9 +50,9 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer stop(errStop)
 	exited, exit := context.WithCancel(ctx)
 	defer exit()
-	outputs := []*outlet{
-		{name: "stdout", ref: j.ref("stdio"), to: j.f.out, lines: !j.raw},
-		{name: "stderr", ref: j.ref("stderr"), to: j.f.errOut},
+	outputs := []*outlet{{name: "stdout", ref: j.ref("stdio"), to: j.f.out, lines: !j.raw}}
+	if !j.merged {
+		outputs = append(outputs, &outlet{name: "stderr", ref: j.ref("stderr"), to: j.f.errOut})
 	}
 	for _, o := range outputs {
 		o.job, o.afterExit = j, limits.GetLogSize()+kernelPipe

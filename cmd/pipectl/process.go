@@ -20,6 +20,7 @@ type processFlags struct {
 	env     []string
 	dir     string
 	attributeFlags
+	merge bool
 }
 
 func (p *processFlags) add(cmd *cobra.Command, framing string) {
@@ -32,6 +33,7 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringArrayVar(&p.env, "env", nil, "`K=V` sets a variable, K alone takes it from here; repeatable")
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
 	p.attributeFlags.add(flags)
+	flags.BoolVar(&p.merge, "merge-stderr", false, "stderr goes into the pipe of stdout, in the order in which both are written, as 2>&1")
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
 }
 
@@ -66,8 +68,13 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 			return nil, err
 		}
 	}
+	stderr := pipedv1.StdioMode_STDIO_MODE_UNSPECIFIED
+	if p.merge {
+		stderr = pipedv1.StdioMode_STDIO_MODE_MERGED
+	}
 	spec := &pipedv1.ProcessSpec{
 		Args:            args,
+		Stderr:          stderr,
 		Env:             env,
 		EnvironmentBase: pipedv1.EnvironmentBase_ENVIRONMENT_BASE_MINIMAL,
 		Dir:             dir,

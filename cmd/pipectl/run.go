@@ -34,8 +34,9 @@ func newRunCmd(f *factory) *cobra.Command {
 		Short: "Run a program: my stdin is its stdin, its stdout is mine",
 		Long: `Run a program in a new session as if the shell had started it: stdin, stdout and
 stderr are passed on byte by byte, INT, TERM, HUP and QUIT are forwarded, and the exit
-code is the program's, or 128+n when a signal ended it. The session is removed
-afterwards; if pipectl is killed it stays under the name that stderr has said.
+code is the program's, or 128+n when a signal ended it. With --merge-stderr both
+outputs come out of stdout, in the order in which they were written. The session is
+removed afterwards; if pipectl is killed it stays under the name that stderr has said.
 
 The program is looked up in its own PATH. Its environment is PATH, HOME, USER and
 LANG of the daemon, and what --env adds. With a framing other than raw, each line
@@ -45,6 +46,7 @@ It exits with 124 after --timeout, with 125 when piped failed or the result is
 incomplete, with 126 when the program cannot be executed, 127 when it is not found.`,
 		Example: `  pipectl run -- sort < names
   pipectl run --env TZ=UTC --dir /tmp -- date
+  pipectl run --merge-stderr -- make > build.log
   pipectl run --name solver --timeout 10m -- ./solve problem.cnf`,
 		Args: arguments("PROGRAM..."),
 	}
@@ -70,8 +72,10 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	}
 	// Nothing of stderr is dropped: when nobody takes it the program waits.
 	raw := &pipedv1.Framing{Name: rawFraming}
-	process.StderrPipe = &pipedv1.PipeSpec{
-		FramingIn: raw, FramingOut: raw, Log: &pipedv1.LogSpec{Overflow: pipedv1.LogSpec_OVERFLOW_BLOCK},
+	if !opts.merge {
+		process.StderrPipe = &pipedv1.PipeSpec{
+			FramingIn: raw, FramingOut: raw, Log: &pipedv1.LogSpec{Overflow: pipedv1.LogSpec_OVERFLOW_BLOCK},
+		}
 	}
 	req, err := opts.request(process)
 	if err != nil {
@@ -94,7 +98,7 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	if !opts.quiet {
 		f.tell("session", session.GetName())
 	}
-	j := &job{f: f, client: c, session: session.GetName(), raw: opts.framing == rawFraming, timeout: opts.timeout}
+	j := &job{f: f, client: c, session: session.GetName(), raw: opts.framing == rawFraming, merged: opts.merge, timeout: opts.timeout}
 	err = j.run(ctx, signals)
 
 	patience := cleanupTimeout

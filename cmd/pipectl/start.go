@@ -21,7 +21,8 @@ func newStartCmd(f *factory) *cobra.Command {
 		Use:   "start [flags] -- PROGRAM [ARG]...",
 		Short: "Start a program and leave it running",
 		Long: `Start a program in a new session and print the session's name. The pipe "stdio"
-leads to its standard input and output, "stderr" to its standard error.
+leads to its standard input and output, "stderr" to its standard error; with
+--merge-stderr that goes into "stdio" too, in the order in which both are written.
 
 With --session, start one more program in that session; --inherit gives it copies
 of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.`,

@@ -53,6 +53,18 @@ func amountText(messages, bytes uint64) string {
 	return countText(messages, "message") + ", " + countText(bytes, "byte")
 }
 
+// memoryText is so much memory, in two digits at least.
+func memoryText(bytes int64) string {
+	amount, units := float64(bytes), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for amount >= 1<<10 && len(units) > 1 {
+		amount, units = amount/(1<<10), units[1:]
+	}
+	if amount < 10 && bytes >= 1<<10 {
+		return fmt.Sprintf("%.1f %s", amount, units[0])
+	}
+	return fmt.Sprintf("%.0f %s", amount, units[0])
+}
+
 // printable writes what a terminal would act on as an escape: other programs
 // choose the text.
 func printable(text string) string {

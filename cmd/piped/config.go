@@ -26,6 +26,7 @@ type config struct {
 	Limits            limitsConfig    `mapstructure:"limits" yaml:"limits"`
 	Durability        string          `mapstructure:"durability" yaml:"durability"`
 	Retention         retentionConfig `mapstructure:"retention" yaml:"retention"`
+	Environment       environConfig   `mapstructure:"environment" yaml:"environment"`
 	HeartbeatInterval duration        `mapstructure:"heartbeat_interval" yaml:"heartbeat_interval"`
 	ShutdownGrace     duration        `mapstructure:"shutdown_grace" yaml:"shutdown_grace"`
 	IdleExit          duration        `mapstructure:"idle_exit" yaml:"idle_exit"`
@@ -60,6 +61,11 @@ type retentionConfig struct {
 	EndedMax int      `mapstructure:"ended_max" yaml:"ended_max"`
 }
 
+type environConfig struct {
+	Allow []string `mapstructure:"allow" yaml:"allow"`
+	Deny  []string `mapstructure:"deny" yaml:"deny"`
+}
+
 // defaultConfig is what holds where nothing is said. Listen is empty: load
 // puts the default address of the user there.
 func defaultConfig() config {
@@ -80,6 +86,7 @@ func defaultConfig() config {
 		},
 		Durability:        durabilityAuto,
 		Retention:         retentionConfig{EndedFor: duration(o.Sessions.EndedFor), EndedMax: o.Sessions.EndedMax},
+		Environment:       environConfig{Allow: o.Sessions.Environment.Allow, Deny: o.Sessions.Environment.Deny},
 		HeartbeatInterval: duration(o.HeartbeatInterval),
 		ShutdownGrace:     duration(o.ShutdownGrace),
 		IdleExit:          0,
@@ -124,6 +131,8 @@ func settings() []setting {
 		{"limits.events_retained", "events-retained", "keep the last `N` events for WatchSessions", d.Limits.EventsRetained},
 		{"retention.ended_for", "ended-for", "keep ended sessions this `DURATION`", d.Retention.EndedFor},
 		{"retention.ended_max", "ended-max", "keep up to `N` ended sessions", d.Retention.EndedMax},
+		{"environment.allow", "environment-allow", "let processes get variable `NAME`, or NAME*, of the daemon's; may be repeated", d.Environment.Allow},
+		{"environment.deny", "environment-deny", "let no process have variable `NAME`, or NAME*; may be repeated", d.Environment.Deny},
 		{"heartbeat_interval", "heartbeat-interval", "longest silence on a stream, as a `DURATION`", d.HeartbeatInterval},
 		{"shutdown_grace", "shutdown-grace", "`DURATION` that sessions, and then streams, get to end in at shutdown", d.ShutdownGrace},
 		{"durability", "durability", "keep logs in `WHAT`: kernel objects that can outlive the daemon, memory, or auto, which is kernel where that works", d.Durability},
@@ -237,7 +246,7 @@ func decode(v *viper.Viper, c *config, all []setting) error {
 			want = "want keys below it"
 		case i < 0:
 		case reflect.TypeOf(all[i].def).Kind() == reflect.Slice:
-			want = "want a list of addresses"
+			want = "want a list"
 		case reflect.TypeOf(all[i].def).Kind() == reflect.String:
 			want = "want a word"
 		}

@@ -103,6 +103,7 @@ func TestEveryKeyHasAFlagAndAVariable(t *testing.T) {
 		"limits.lease_duration": "19s", "limits.max_lease_duration": "20m", "limits.events_retained": "21",
 		"retention.ended_for": "14m", "retention.ended_max": "15",
 		"heartbeat_interval": "16s", "shutdown_grace": "17s", "idle_exit": "18s", "durability": "memory",
+		"environment.allow": "OTHER_*", "environment.deny": "OTHER",
 		"keeper.program": "/other/keeper", "keeper.socket": "/other/socket", "sessions_at_exit": "leave",
 	}
 	standard, _, err := loadArgs(t)
@@ -233,6 +234,9 @@ func TestWrongValuesAreNamed(t *testing.T) {
 		{"heartbeat of nothing", "", []string{"--heartbeat-interval", "0"}, []string{"heartbeat_interval:", "from 100ms to 1h"}},
 		{"negative grace", "", []string{"--shutdown-grace", "-1s"}, []string{"shutdown_grace:", "from 0s to"}},
 		{"negative idleness", "", []string{"--idle-exit", "-1s"}, []string{"idle_exit:", "from 0s to"}},
+		{"a pattern with its star elsewhere", "environment: {deny: ['*_KEY']}", nil, []string{"environment.deny:", `"*_KEY"`, "with * at its end"}},
+		{"no name", "environment: {allow: ['']}", nil, []string{"environment.allow:", `""`, "config.yaml", "want the name"}},
+		{"a word for a list", "environment: {allow: 5}", nil, []string{"environment.allow:", "want a list"}},
 		{"TCP", "", []string{"--listen", "tcp://localhost:7"}, []string{"listen:", "tcp://localhost:7", "ssh -L"}},
 		{"host and port", "", []string{"--listen", "localhost:7"}, []string{"ssh -L"}},
 		{"bare path", "", []string{"--listen", "/run/x.sock"}, []string{"want unix:///run/x.sock"}},

@@ -231,6 +231,7 @@ func (c config) session() session.Config {
 		LeaseDuration:    time.Duration(c.Limits.LeaseDuration),
 		MaxLeaseDuration: time.Duration(c.Limits.MaxLeaseDuration),
 		EventsRetained:   c.Limits.EventsRetained,
+		Environment:      session.EnvironmentPolicy{Allow: c.Environment.Allow, Deny: c.Environment.Deny},
 	}
 }
 

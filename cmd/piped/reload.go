@@ -21,6 +21,7 @@ var reloadable = []string{
 	"limits.log_size", "limits.tail_size", "limits.max_message_size", "limits.max_poll_endpoints", "limits.max_page_size",
 	"limits.lease_duration", "limits.max_lease_duration",
 	"retention.ended_for", "retention.ended_max",
+	"environment.allow", "environment.deny",
 	"heartbeat_interval", "shutdown_grace",
 }
 

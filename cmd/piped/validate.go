@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/piped-dev/piped/session"
 )
 
 const (
@@ -71,6 +73,15 @@ func (c config) validate() error {
 			refuse(key, value, "want from %v to %v", duration(low), duration(high))
 		}
 	}
+	patterns := func(key string, all []string) {
+		for _, p := range all {
+			if session.CheckPattern(p) != nil {
+				refuse(key, p, "want the name of a variable, or the beginning of names with * at its end")
+			}
+		}
+	}
+	patterns("environment.allow", c.Environment.Allow)
+	patterns("environment.deny", c.Environment.Deny)
 	c.validateLimits(refuse)
 	const year = 8760 * time.Hour
 	between("limits.max_lease_duration", c.Limits.MaxLeaseDuration, time.Millisecond, year)

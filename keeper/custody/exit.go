@@ -26,11 +26,12 @@ const (
 	causeDumped = 3
 )
 
-// waitid asks for a child that has exited, and does not block.
-func waitid(idType, id, options int) (siginfo, error) {
+// waitid asks for a child that has exited, and does not block. used, which may be
+// nil, is what it has used.
+func waitid(idType, id, options int, used *unix.Rusage) (siginfo, error) {
 	for {
 		var raw unix.Siginfo
-		err := unix.Waitid(idType, id, &raw, unix.WEXITED|unix.WNOHANG|options, nil)
+		err := unix.Waitid(idType, id, &raw, unix.WEXITED|unix.WNOHANG|options, used)
 		if !errors.Is(err, syscall.EINTR) {
 			return *(*siginfo)(unsafe.Pointer(&raw)), err //nolint:gosec // the same bytes with their names; siginfo is a prefix of them
 		}
@@ -41,7 +42,8 @@ func waitid(idType, id, options int) (siginfo, error) {
 // error says that it is not a child of ours, or that something else has waited
 // for it.
 func childExit(pidfd int, p *wire.Process) (exited bool, err error) {
-	info, err := waitid(unix.P_PIDFD, pidfd, unix.WNOWAIT)
+	var used unix.Rusage
+	info, err := waitid(unix.P_PIDFD, pidfd, unix.WNOWAIT, &used)
 	if err != nil || info.signo == 0 {
 		return false, err
 	}
@@ -52,11 +54,21 @@ func childExit(pidfd int, p *wire.Process) (exited bool, err error) {
 	case causeKilled, causeDumped:
 		p.Code, p.Signal, p.CoreDumped = -1, int(info.status), info.code == causeDumped
 	}
+	p.Used = usageOf(&used)
 	return true, nil
 }
 
+// usageOf returns what the kernel tells the parent: of all threads of the process
+// and of the descendants that it has waited for (RUSAGE_BOTH in kernel/exit.c),
+// times added up, memory that of the largest. Linux counts memory in KiB.
+//
+//nolint:unconvert // int64 already on 64-bit machines only
+func usageOf(used *unix.Rusage) *wire.Usage {
+	return &wire.Usage{User: used.Utime.Nano() / 1000, System: used.Stime.Nano() / 1000, Peak: int64(used.Maxrss) << 10}
+}
+
 // reap reaps a child that has exited.
-func reap(pidfd int) { _, _ = waitid(unix.P_PIDFD, pidfd, 0) }
+func reap(pidfd int) { _, _ = waitid(unix.P_PIDFD, pidfd, 0, nil) }
 
 // strangerExit finds out how a process has exited that is no child of ours: from
 // /proc while it is a zombie, from its pidfd when it was reaped (the kernel
@@ -89,5 +101,5 @@ func reapedStatus(pidfd int) (unix.WaitStatus, bool) {
 
 // unknownExit says that nobody can tell.
 func unknownExit(p *wire.Process) {
-	p.Exited, p.Unknown, p.Code, p.Time = true, true, -1, time.Now().UnixNano()
+	p.Exited, p.Unknown, p.Code, p.Time, p.Used = true, true, -1, time.Now().UnixNano(), nil
 }

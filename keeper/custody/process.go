@@ -185,7 +185,7 @@ func (p *process) signal(sig syscall.Signal) wire.Code {
 // stands in front.
 func (c *custody) sweep() {
 	for {
-		info, err := waitid(unix.P_ALL, 0, unix.WNOWAIT)
+		info, err := waitid(unix.P_ALL, 0, unix.WNOWAIT, nil)
 		if err != nil || info.signo == 0 {
 			return
 		}
@@ -193,6 +193,6 @@ func (c *custody) sweep() {
 			known()
 			continue
 		}
-		_, _ = waitid(unix.P_PID, int(info.pid), 0)
+		_, _ = waitid(unix.P_PID, int(info.pid), 0, nil)
 	}
 }

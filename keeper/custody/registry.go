@@ -28,6 +28,12 @@ const registryVersion = 1
 //	 8  uid                                60  length of the text, 1 byte
 //	24  key                                64  text, 63 bytes, and a zero
 //	28  kind of descriptor, or exit code
+//
+// A process has no text. From 64 on there is what it has used, if that is known
+// (earlier versions write zeros there, and read none of it):
+//
+//	64  1 if it is known, 1 byte          80  system CPU time, microseconds
+//	72  user CPU time, microseconds       88  peak of memory, bytes
 const recordSize = 128
 
 const (
@@ -98,12 +104,36 @@ func (r *record) encode(p *[recordSize]byte) {
 		le.PutUint64(p[40:], r.process.Start)
 		le.PutUint64(p[48:], uint64(r.process.Time))
 		le.PutUint32(p[56:], uint32(r.process.Signal))
+		encodeUsage(p, r.process.Used)
 	}
 	if r.reboot || r.unsettled {
 		p[5] = 1
 	}
-	p[60] = byte(copy(p[64:64+recordText], r.text))
+	if r.kind != recordProcess {
+		p[60] = byte(copy(p[64:64+recordText], r.text))
+	}
 	le.PutUint32(p[:], crc32.Checksum(p[4:], castagnoli))
+}
+
+//nolint:gosec // the same bits
+func encodeUsage(p *[recordSize]byte, used *wire.Usage) {
+	if used == nil {
+		return
+	}
+	le := binary.LittleEndian
+	p[64] = 1
+	le.PutUint64(p[72:], uint64(used.User))
+	le.PutUint64(p[80:], uint64(used.System))
+	le.PutUint64(p[88:], uint64(used.Peak))
+}
+
+//nolint:gosec // the same bits
+func decodeUsage(p *[recordSize]byte) *wire.Usage {
+	if p[64] != 1 {
+		return nil
+	}
+	le := binary.LittleEndian
+	return &wire.Usage{User: int64(le.Uint64(p[72:])), System: int64(le.Uint64(p[80:])), Peak: int64(le.Uint64(p[88:]))}
 }
 
 // errRecord says that a slot holds nothing that encode has written.
@@ -124,7 +154,9 @@ func (r *record) decode(p *[recordSize]byte) error {
 	r.kind = recordType(p[4])
 	r.reboot, r.unsettled = r.kind != recordProcess && p[5] == 1, r.kind == recordProcess && p[5] == 1
 	r.uid, r.key = [16]byte(p[8:]), le.Uint32(p[24:])
-	r.text = string(p[64 : 64+int(p[60])])
+	if r.kind != recordProcess {
+		r.text = string(p[64 : 64+int(p[60])])
+	}
 	switch r.kind {
 	case recordHeader:
 		r.version = le.Uint64(p[32:])
@@ -138,6 +170,7 @@ func (r *record) decode(p *[recordSize]byte) error {
 			Code: int(int32(le.Uint32(p[28:]))), Signal: int(int32(le.Uint32(p[56:]))),
 		}
 		r.process.SetFlags(uint64(p[6]))
+		r.process.Used = decodeUsage(p)
 	}
 	return nil
 }
@@ -178,16 +211,16 @@ func openRegistry(path string, log *slog.Logger) (*registry, *contents, error) {
 }
 
 // resumeRegistry goes on with one that this process has open.
-func resumeRegistry(path string, fd int, log *slog.Logger) (*registry, error) {
+func resumeRegistry(path string, fd int, log *slog.Logger) (*registry, *contents, error) {
 	file := os.NewFile(uintptr(fd), path)
 	if file == nil {
-		return nil, errors.New("the keeper had no registry")
+		return nil, nil, errors.New("the keeper had no registry")
 	}
-	_, size, free, err := readRegistry(path, io.NewSectionReader(file, 0, math.MaxInt64), log)
+	held, size, free, err := readRegistry(path, io.NewSectionReader(file, 0, math.MaxInt64), log)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &registry{path: path, file: file, log: log, size: max(size, frontSlot+1), free: free}, nil
+	return &registry{path: path, file: file, log: log, size: max(size, frontSlot+1), free: free}, held, nil
 }
 
 // fd returns the registry's descriptor, or -1.

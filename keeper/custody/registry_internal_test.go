@@ -142,6 +142,54 @@ func TestFreeSlotsAreUsedAgain(t *testing.T) {
 	}
 }
 
+func TestSlotKeepsWhatAProcessHasUsed(t *testing.T) {
+	plain := golden[5]
+	used := plain
+	used.process.Used = &wire.Usage{User: 1, System: 1 << 40, Peak: 1<<62 + 3}
+	var before, after [recordSize]byte
+	plain.encode(&before)
+	used.encode(&after)
+	var got record
+	if err := got.decode(&after); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(used, got, cmp.AllowUnexported(record{}, identity{})); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+	// Earlier versions read up to there, and what follows as a text of this length.
+	if !bytes.Equal(before[4:64], after[4:64]) || after[60] != 0 {
+		t.Error("an earlier version would read something else")
+	}
+}
+
+func TestStateIsWhatItWasForEarlierVersions(t *testing.T) {
+	s := sampleSnapshot()
+	before := s.encode()
+	s.accounts[1].processes[9].Used = &wire.Usage{User: 1, System: 2, Peak: 3}
+	if !bytes.Equal(before, s.encode()) {
+		t.Error("an earlier version would not understand the state")
+	}
+}
+
+func TestUsageOfAnotherProcessIsNotTakenForItsOwn(t *testing.T) {
+	s := sampleSnapshot()
+	p := s.accounts[1].processes[9]
+	used := &wire.Usage{User: 1, System: 2, Peak: 3}
+	own := record{kind: recordProcess, uid: p.uid, key: p.key, process: wire.Process{Pid: p.Pid, Used: used}}
+	other := own
+	other.key++
+	for _, row := range []struct {
+		slot int
+		r    record
+		want *wire.Usage
+	}{{p.slot, other, nil}, {p.slot + 1, own, nil}, {p.slot, own, used}} {
+		s.recall(&contents{records: map[int]record{row.slot: row.r}})
+		if p.Used != row.want {
+			t.Errorf("slot %d, key %d: %+v, want %+v", row.slot, row.r.key, p.Used, row.want)
+		}
+	}
+}
+
 func FuzzRegistry(f *testing.F) {
 	f.Add(image(golden))
 	f.Add(image(golden)[:200])

@@ -36,10 +36,11 @@ func resume(o *options, fd int) (*custody, error) {
 	if err != nil {
 		return nil, err
 	}
-	reg, err := resumeRegistry(registryPath(o.socket), s.registry, o.log)
+	reg, held, err := resumeRegistry(registryPath(o.socket), s.registry, o.log)
 	if err != nil {
 		return nil, err
 	}
+	s.recall(held)
 	c, err := newCustody(o, place, reg)
 	if err != nil {
 		return nil, err
@@ -59,6 +60,20 @@ func (s *snapshot) place(socket string) (*place, error) {
 	}
 	p.device, p.inode = stat.Dev, stat.Ino
 	return p, nil
+}
+
+// recall takes from the registry what exited processes have used. The state does
+// not say it, so that an earlier version understands the state too, and leaves the
+// registry for the next one that knows.
+func (s *snapshot) recall(held *contents) {
+	for _, a := range s.accounts {
+		for _, p := range a.processes {
+			r, there := held.records[p.slot]
+			if p.Exited && there && r.kind == recordProcess && r.uid == p.uid && r.key == p.key {
+				p.Used = r.process.Used
+			}
+		}
+	}
 }
 
 // take takes over what a snapshot says.

@@ -135,7 +135,7 @@ func (s *starter) make(one spawn) {
 		if start, err = startTime(pid); err != nil {
 			failure = keeper.Describe(&keeper.SpawnError{Step: "watch", Err: err})
 			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-			_, _ = waitid(unix.P_PIDFD, pidfd, 0)
+			_, _ = waitid(unix.P_PIDFD, pidfd, 0, nil)
 			_ = unix.Close(pidfd)
 		}
 	}
@@ -261,7 +261,7 @@ func (s *starter) launch() error {
 	})
 	if err == nil {
 		s.c.children[pid] = func() {
-			_, _ = waitid(unix.P_PIDFD, pidfd, 0)
+			_, _ = waitid(unix.P_PIDFD, pidfd, 0, nil)
 			delete(s.c.children, pid)
 		}
 	}

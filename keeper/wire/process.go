@@ -1,7 +1,7 @@
 package wire
 
 // A Process is what a message says about one: in [Start], [Claim], [Exit] and
-// [PartProcess] its arguments from the second on.
+// [PartProcess] its arguments from the second on, and its keys.
 type Process struct {
 	Pid int
 	// Start is when it was started, in ticks since the machine was; with the
@@ -12,6 +12,8 @@ type Process struct {
 	Code, Signal                int
 	// Time is when the exit was seen, in nanoseconds since 1970.
 	Time int64
+	// Used is nil where nobody can tell: only the parent learns it, as it reaps.
+	Used *Usage
 }
 
 const (
@@ -36,19 +38,21 @@ func (p *Process) SetFlags(flags uint64) {
 	p.Exited, p.Unknown, p.CoreDumped = flags&processExited != 0, flags&processUnknown != 0, flags&processCore != 0
 }
 
-// SetProcess puts p into the arguments.
+// SetProcess puts p into the arguments and the keys.
 //
 //nolint:gosec // the same bits
 func (m *Message) SetProcess(p *Process) {
 	m.Args[1], m.Args[2], m.Args[3] = uint64(p.Pid), p.Start, p.Flags()
 	m.Args[4], m.Args[5], m.Args[6] = uint64(p.Code), uint64(p.Signal), uint64(p.Time)
+	m.Keys = p.Used.words()
 }
 
-// Process returns what the arguments say.
+// Process returns what the arguments and the keys say.
 //
 //nolint:gosec // the same bits
 func (m *Message) Process() Process {
 	p := Process{Pid: int(m.Args[1]), Start: m.Args[2], Code: int(m.Args[4]), Signal: int(m.Args[5]), Time: int64(m.Args[6])}
 	p.SetFlags(m.Args[3])
+	p.Used = usageOf(m.Keys)
 	return p
 }

@@ -121,6 +121,23 @@ func TestBlobThatCanChangeIsRefused(t *testing.T) {
 	}
 }
 
+func TestMessageCarriesWhatAProcessHasUsed(t *testing.T) {
+	for _, used := range []*Usage{nil, {}, {User: 1, System: 1<<32 + 2, Peak: 1<<62 + 3}} {
+		sent := Process{Pid: 7, Start: 9, Exited: true, Code: 3, Time: 11, Used: used}
+		var m, got Message
+		m.Verb = Exit
+		m.SetProcess(&sent)
+		var p [Size]byte
+		m.encode(&p, 0)
+		if _, err := got.decode(p[:]); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(sent, got.Process()); diff != "" {
+			t.Errorf("(-sent +got):\n%s", diff)
+		}
+	}
+}
+
 func FuzzMessage(f *testing.F) {
 	for _, m := range []Message{
 		{Verb: Hello, Text: "v1"}, {Verb: Put, Keys: []uint32{1, 2}, UID: [16]byte{3}}, {Verb: Exit, Reply: true, Code: Failed, Args: [8]uint64{1, 2}},

@@ -31,9 +31,10 @@ const (
 	EnvironmentBase_ENVIRONMENT_BASE_UNSPECIFIED EnvironmentBase = 0
 	// Nothing.
 	EnvironmentBase_ENVIRONMENT_BASE_NONE EnvironmentBase = 1
-	// PATH, HOME, USER and LANG of the daemon.
+	// PATH, HOME, USER and LANG of the daemon, as far as its configuration allows.
 	EnvironmentBase_ENVIRONMENT_BASE_MINIMAL EnvironmentBase = 2
-	// The daemon's environment, without what is the daemon's own.
+	// The daemon's environment, without what is meant for the daemon alone, as far
+	// as its configuration allows.
 	EnvironmentBase_ENVIRONMENT_BASE_ALL EnvironmentBase = 3
 )
 
@@ -90,6 +91,9 @@ const (
 	StdioMode_STDIO_MODE_PIPE StdioMode = 1
 	// /dev/null.
 	StdioMode_STDIO_MODE_NULL StdioMode = 2
+	// For stderr only: into the pipe of stdout, which must be a pipe, as a shell's
+	// 2>&1. Only so is the order in which both were written known.
+	StdioMode_STDIO_MODE_MERGED StdioMode = 3
 )
 
 // Enum value maps for StdioMode.
@@ -98,11 +102,13 @@ var (
 		0: "STDIO_MODE_UNSPECIFIED",
 		1: "STDIO_MODE_PIPE",
 		2: "STDIO_MODE_NULL",
+		3: "STDIO_MODE_MERGED",
 	}
 	StdioMode_value = map[string]int32{
 		"STDIO_MODE_UNSPECIFIED": 0,
 		"STDIO_MODE_PIPE":        1,
 		"STDIO_MODE_NULL":        2,
+		"STDIO_MODE_MERGED":      3,
 	}
 )
 
@@ -410,7 +416,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Type is what happened.
@@ -496,7 +502,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -1289,7 +1295,11 @@ type Exit struct {
 	// It left a core dump.
 	CoreDumped bool `protobuf:"varint,4,opt,name=core_dumped,json=coreDumped,proto3" json:"core_dumped,omitempty"`
 	// When the daemon saw it.
-	ExitTime      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=exit_time,json=exitTime,proto3" json:"exit_time,omitempty"`
+	ExitTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=exit_time,json=exitTime,proto3" json:"exit_time,omitempty"`
+	// What the process has used. Absent where nobody can tell: only the parent is
+	// told, and that is the keeper that started the process. With unknown, or when
+	// that keeper died before the process, there is none.
+	Usage         *ProcessUsage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1379,6 +1389,13 @@ func (x *Exit) GetExitTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Exit) GetUsage() *ProcessUsage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 type isExit_Status interface {
 	isExit_Status()
 }
@@ -1405,6 +1422,76 @@ func (*Exit_Signal) isExit_Status() {}
 
 func (*Exit_Unknown) isExit_Status() {}
 
+// A ProcessUsage is what a process has used until its exit: the process with all
+// its threads, and the descendants that it has waited for, or that were waited for
+// by one of these. It is what waitid(2) tells the parent, and what getrusage(2)
+// would have told the process of RUSAGE_SELF and RUSAGE_CHILDREN together.
+// Descendants that nobody waited for, or that run on, are not in it.
+type ProcessUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CPU time in user mode, added up.
+	UserTime *durationpb.Duration `protobuf:"bytes,1,opt,name=user_time,json=userTime,proto3" json:"user_time,omitempty"`
+	// CPU time in the kernel, added up.
+	SystemTime *durationpb.Duration `protobuf:"bytes,2,opt,name=system_time,json=systemTime,proto3" json:"system_time,omitempty"`
+	// Most memory that was resident at a time, in bytes, of the largest of these
+	// processes: it is no sum. What the process was before it executed its program
+	// counts, a copy of the keeper with some MiB; so that is the least there is.
+	PeakMemoryBytes int64 `protobuf:"varint,3,opt,name=peak_memory_bytes,json=peakMemoryBytes,proto3" json:"peak_memory_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ProcessUsage) Reset() {
+	*x = ProcessUsage{}
+	mi := &file_piped_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessUsage) ProtoMessage() {}
+
+func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
+func (*ProcessUsage) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
+	if x != nil {
+		return x.UserTime
+	}
+	return nil
+}
+
+func (x *ProcessUsage) GetSystemTime() *durationpb.Duration {
+	if x != nil {
+		return x.SystemTime
+	}
+	return nil
+}
+
+func (x *ProcessUsage) GetPeakMemoryBytes() int64 {
+	if x != nil {
+		return x.PeakMemoryBytes
+	}
+	return 0
+}
+
 // A PipeSpec says what pipe to make.
 type PipeSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1424,7 +1511,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1523,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1536,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -1500,7 +1587,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1599,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1612,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -1551,21 +1638,24 @@ type ProcessSpec struct {
 	// Program and arguments. A program without a slash is looked up in the PATH
 	// of the process's own environment.
 	Args []string `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
-	// Additional environment, "KEY=value" each; wins over the base.
+	// Additional environment, "KEY=value" each; wins over the base. What the
+	// daemon's configuration denies is refused with ENVIRONMENT_DENIED.
 	Env []string `protobuf:"bytes,3,rep,name=env,proto3" json:"env,omitempty"`
 	// What the environment starts from. Unspecified means minimal.
 	EnvironmentBase EnvironmentBase `protobuf:"varint,4,opt,name=environment_base,json=environmentBase,proto3,enum=piped.v1.EnvironmentBase" json:"environment_base,omitempty"`
 	// Working directory, absolute. Empty: the daemon's home directory.
 	Dir string `protobuf:"bytes,5,opt,name=dir,proto3" json:"dir,omitempty"`
-	// Where standard input, output and error lead. Unspecified means pipe.
+	// Where standard input, output and error lead. Unspecified means pipe, unless
+	// inherits gives the process this descriptor.
 	Stdin StdioMode `protobuf:"varint,6,opt,name=stdin,proto3,enum=piped.v1.StdioMode" json:"stdin,omitempty"`
 	// See stdin.
 	Stdout StdioMode `protobuf:"varint,7,opt,name=stdout,proto3,enum=piped.v1.StdioMode" json:"stdout,omitempty"`
-	// See stdin.
+	// See stdin. With merged there is no pipe "stderr".
 	Stderr StdioMode `protobuf:"varint,8,opt,name=stderr,proto3,enum=piped.v1.StdioMode" json:"stderr,omitempty"`
 	// The pipe "stdio"; its name and kind must be left empty.
 	StdioPipe *PipeSpec `protobuf:"bytes,9,opt,name=stdio_pipe,json=stdioPipe,proto3" json:"stdio_pipe,omitempty"`
-	// The pipe "stderr"; its name and kind must be left empty.
+	// The pipe "stderr"; its name and kind must be left empty. Must be absent when
+	// stderr is merged.
 	StderrPipe *PipeSpec `protobuf:"bytes,10,opt,name=stderr_pipe,json=stderrPipe,proto3" json:"stderr_pipe,omitempty"`
 	// Ends that the process gets.
 	Inherits []*Inherit `protobuf:"bytes,11,rep,name=inherits,proto3" json:"inherits,omitempty"`
@@ -1592,7 +1682,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1604,7 +1694,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1617,7 +1707,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -1763,7 +1853,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1865,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1878,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -1820,7 +1910,7 @@ type Inherit struct {
 	// Which end: 1 or 2.
 	End uint32 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
 	// Descriptor number in the process: 3 or higher, or 0, 1, 2 where the stdio
-	// mode of that stream is null.
+	// mode of that stream is null or unspecified: the end is that stream then.
 	Fd int32 `protobuf:"varint,3,opt,name=fd,proto3" json:"fd,omitempty"`
 	// Hand over: once the process has its copy, the daemon's own is closed, so
 	// that end of file comes when the process (and whoever it gives it to)
@@ -1834,7 +1924,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +1936,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +1949,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -1911,7 +2001,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2013,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2026,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -1985,7 +2075,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2087,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2100,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -2034,7 +2124,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2136,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2149,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2087,7 +2177,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2189,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2202,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2141,7 +2231,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2243,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2256,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2217,7 +2307,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2319,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2332,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2286,7 +2376,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2388,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2401,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2383,7 +2473,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2485,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2498,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -2502,7 +2592,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2604,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2617,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -2561,7 +2651,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2663,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2676,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -2679,7 +2769,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +2781,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +2794,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -2730,7 +2820,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2832,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2845,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -2773,7 +2863,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2785,7 +2875,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2798,7 +2888,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -2833,7 +2923,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +2935,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +2948,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -2884,7 +2974,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +2986,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +2999,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -2944,7 +3034,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3046,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3059,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -2994,7 +3084,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3096,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3109,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3052,7 +3142,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3154,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3167,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3095,7 +3185,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3197,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3210,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3155,7 +3245,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3257,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3270,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3205,7 +3295,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3307,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3320,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3265,7 +3355,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3367,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,7 +3380,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -3395,7 +3485,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xdb\x01\n" +
+	"\t_all_read\"\x89\x02\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -3403,8 +3493,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rsignal_number\x18\x03 \x01(\x05R\fsignalNumber\x12\x1f\n" +
 	"\vcore_dumped\x18\x04 \x01(\bR\n" +
 	"coreDumped\x127\n" +
-	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTimeB\b\n" +
-	"\x06status\"\xd2\x01\n" +
+	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
+	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usageB\b\n" +
+	"\x06status\"\xae\x01\n" +
+	"\fProcessUsage\x126\n" +
+	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
+	"\vsystem_time\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"systemTime\x12*\n" +
+	"\x11peak_memory_bytes\x18\x03 \x01(\x03R\x0fpeakMemoryBytes\"\xd2\x01\n" +
 	"\bPipeSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -3579,11 +3675,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x1cENVIRONMENT_BASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ENVIRONMENT_BASE_NONE\x10\x01\x12\x1c\n" +
 	"\x18ENVIRONMENT_BASE_MINIMAL\x10\x02\x12\x18\n" +
-	"\x14ENVIRONMENT_BASE_ALL\x10\x03*Q\n" +
+	"\x14ENVIRONMENT_BASE_ALL\x10\x03*h\n" +
 	"\tStdioMode\x12\x1a\n" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
-	"\x0fSTDIO_MODE_NULL\x10\x022\xa2\x06\n" +
+	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
+	"\x11STDIO_MODE_MERGED\x10\x032\xa2\x06\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -3612,7 +3709,7 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_piped_v1_session_proto_goTypes = []any{
 	(EnvironmentBase)(0),          // 0: piped.v1.EnvironmentBase
 	(StdioMode)(0),                // 1: piped.v1.StdioMode
@@ -3631,139 +3728,143 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(*Process)(nil),               // 14: piped.v1.Process
 	(*Final)(nil),                 // 15: piped.v1.Final
 	(*Exit)(nil),                  // 16: piped.v1.Exit
-	(*PipeSpec)(nil),              // 17: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 18: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 19: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 20: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 21: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 22: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 23: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 24: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 25: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 26: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 27: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 28: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 29: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 30: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 31: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 32: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 33: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 34: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 35: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 36: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 37: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 38: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 39: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 40: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 41: piped.v1.WaitProcessResponse
-	(*StopSessionRequest)(nil),    // 42: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 43: piped.v1.StopSessionResponse
-	nil,                           // 44: piped.v1.Session.LabelsEntry
-	nil,                           // 45: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 46: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 47: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 48: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
-	(*Framing)(nil),               // 50: piped.v1.Framing
-	(*End)(nil),                   // 51: piped.v1.End
-	(*Lease)(nil),                 // 52: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 54: piped.v1.Heartbeat
+	(*ProcessUsage)(nil),          // 17: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),              // 18: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 19: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 20: piped.v1.ProcessSpec
+	(*ResourceLimit)(nil),         // 21: piped.v1.ResourceLimit
+	(*Inherit)(nil),               // 22: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 23: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 24: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 25: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 26: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 27: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 28: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 29: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 30: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 31: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 32: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 33: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 34: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 35: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 36: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 37: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 38: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 39: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 40: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 41: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 42: piped.v1.WaitProcessResponse
+	(*StopSessionRequest)(nil),    // 43: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 44: piped.v1.StopSessionResponse
+	nil,                           // 45: piped.v1.Session.LabelsEntry
+	nil,                           // 46: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 47: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 48: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 49: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(*Framing)(nil),               // 51: piped.v1.Framing
+	(*End)(nil),                   // 52: piped.v1.End
+	(*Lease)(nil),                 // 53: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 54: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 55: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	44, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	45, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	2,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	49, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	49, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	49, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	50, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	50, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	50, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
 	9,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
 	14, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
 	3,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	50, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	50, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	51, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	51, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
 	11, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
 	4,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
 	12, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
 	12, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
 	13, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	49, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	51, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	52, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	50, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	52, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
+	53, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
 	5,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	49, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	50, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
 	16, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	21, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	22, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
 	15, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	51, // 23: piped.v1.Final.last:type_name -> piped.v1.End
-	49, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	3,  // 25: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	50, // 26: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	50, // 27: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	18, // 28: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	6,  // 29: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	0,  // 30: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	1,  // 31: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	1,  // 32: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	1,  // 33: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	17, // 34: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	17, // 35: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	21, // 36: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	20, // 37: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	45, // 38: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	17, // 39: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	19, // 40: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	8,  // 41: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	8,  // 42: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	2,  // 43: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	46, // 44: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	8,  // 45: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	47, // 46: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	53, // 47: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	2,  // 48: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	8,  // 49: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	30, // 50: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	31, // 51: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	54, // 52: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	7,  // 53: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	49, // 54: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	48, // 55: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	14, // 56: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	15, // 57: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	52, // 58: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	17, // 59: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	9,  // 60: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	19, // 61: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	14, // 62: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	53, // 63: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	14, // 64: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	53, // 65: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	53, // 66: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	14, // 67: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	22, // 68: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	24, // 69: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	26, // 70: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	28, // 71: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	32, // 72: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	34, // 73: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	36, // 74: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	38, // 75: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	40, // 76: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	42, // 77: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	23, // 78: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	25, // 79: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	27, // 80: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	29, // 81: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	33, // 82: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	35, // 83: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	37, // 84: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	39, // 85: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	41, // 86: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	43, // 87: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	78, // [78:88] is the sub-list for method output_type
-	68, // [68:78] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	52, // 23: piped.v1.Final.last:type_name -> piped.v1.End
+	50, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	17, // 25: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	54, // 26: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	54, // 27: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	3,  // 28: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	51, // 29: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	51, // 30: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	19, // 31: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	6,  // 32: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	0,  // 33: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	1,  // 34: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	1,  // 35: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	1,  // 36: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	18, // 37: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	18, // 38: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	22, // 39: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	21, // 40: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	46, // 41: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	18, // 42: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	20, // 43: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	8,  // 44: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	8,  // 45: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	2,  // 46: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	47, // 47: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	8,  // 48: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	48, // 49: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	54, // 50: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	2,  // 51: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	8,  // 52: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	31, // 53: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	32, // 54: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	55, // 55: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	7,  // 56: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	50, // 57: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	49, // 58: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	14, // 59: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	15, // 60: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	53, // 61: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	18, // 62: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	9,  // 63: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	20, // 64: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	14, // 65: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	54, // 66: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	14, // 67: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	54, // 68: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	54, // 69: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	14, // 70: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	23, // 71: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	25, // 72: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	27, // 73: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	29, // 74: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	33, // 75: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	35, // 76: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	37, // 77: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	39, // 78: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	41, // 79: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	43, // 80: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	24, // 81: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	26, // 82: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	28, // 83: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	30, // 84: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	34, // 85: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	36, // 86: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	38, // 87: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	40, // 88: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	42, // 89: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	44, // 90: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	81, // [81:91] is the sub-list for method output_type
+	71, // [71:81] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -3779,22 +3880,22 @@ func file_piped_v1_session_proto_init() {
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[21].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[13].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[22].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[32].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
