@@ -402,10 +402,11 @@ func (h *heirloom) silence() {
 // forgotten is a process of which nobody knows any more how it ended.
 type forgotten struct{}
 
-func (forgotten) Pid() int                    { return 0 }
-func (forgotten) Signal(syscall.Signal) error { return keeper.ErrExited }
-func (forgotten) Exit() keeper.ExitStatus     { return keeper.ExitStatus{Code: -1, Unknown: true} }
-func (forgotten) Done() <-chan struct{}       { return closedChannel }
+func (forgotten) Pid() int                               { return 0 }
+func (forgotten) Signal(syscall.Signal) error            { return keeper.ErrExited }
+func (forgotten) SignalGroup(syscall.Signal, bool) error { return keeper.ErrExited }
+func (forgotten) Exit() keeper.ExitStatus                { return keeper.ExitStatus{Code: -1, Unknown: true} }
+func (forgotten) Done() <-chan struct{}                  { return closedChannel }
 
 var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
