@@ -24,6 +24,11 @@ type Config struct {
 	// MaxLeaseDuration the longest that can be asked for.
 	LeaseDuration    time.Duration
 	MaxLeaseDuration time.Duration
+	// StopCloseGrace and StopGrace are how long a process has after its input was
+	// closed, and after the signal, when it is stopped and nobody says otherwise;
+	// MaxStopGrace is the longest that can be asked for.
+	StopCloseGrace, StopGrace time.Duration
+	MaxStopGrace              time.Duration
 	// EventsRetained is how many events are kept for watchers that come back; at
 	// least one is.
 	EventsRetained int
@@ -36,7 +41,8 @@ type Config struct {
 // strays into a message pipe is refused at once, not waited for.
 func DefaultConfig() Config {
 	return Config{LogSize: 4 << 20, TailSize: 64 << 10, KernelLogs: true, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000,
-		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024}
+		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024,
+		StopCloseGrace: 2 * time.Second, StopGrace: 5 * time.Second, MaxStopGrace: 24 * time.Hour}
 }
 
 // maxWriters is how many writer ids an endpoint remembers; the one that wrote

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/piped-dev/piped/pipe"
 )
@@ -64,6 +65,11 @@ type ProcessSpec struct {
 	// names and kinds are not looked at.
 	Stdio, StderrPipe PipeSpec
 	Inherits          []Inherit
+	// Stop is how it is stopped, Timeout how long after its start; 0: never. Left out
+	// of the digest of a request where they are not used, as in those of daemons that
+	// did not know them.
+	Stop    StopPolicy    `json:",omitzero"`
+	Timeout time.Duration `json:",omitzero"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -82,9 +88,10 @@ const (
 	minLogSize    = 4 << 10
 	maxLogSize    = 1 << 30
 	maxFD         = 1023 // what select(2) can watch
+	maxTimeout    = 366 * 24 * time.Hour
 )
 
-func (s *Spec) check() error {
+func (s *Spec) check(c *Config) error {
 	if s.Name != "" {
 		if err := checkName("session", s.Name); err != nil {
 			return err
@@ -107,7 +114,7 @@ func (s *Spec) check() error {
 		}
 	}
 	if s.Process != nil {
-		return s.Process.check()
+		return s.Process.check(c)
 	}
 	return nil
 }
@@ -127,7 +134,7 @@ func (s *PipeSpec) check() error {
 	return s.Out.Check()
 }
 
-func (s *ProcessSpec) check() error {
+func (s *ProcessSpec) check(c *Config) error {
 	if s.Name != "" {
 		if err := checkName("process", s.Name); err != nil {
 			return err
@@ -156,6 +163,12 @@ func (s *ProcessSpec) check() error {
 		if err := p.check(); err != nil {
 			return err
 		}
+	}
+	if s.Timeout < 0 || s.Timeout > maxTimeout {
+		return argument("timeout %v: want 0, which is never, to %v", s.Timeout, maxTimeout)
+	}
+	if err := s.Stop.check(c.MaxStopGrace); err != nil {
+		return err
 	}
 	return s.checkInherits()
 }
