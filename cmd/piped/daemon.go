@@ -231,6 +231,9 @@ func (c config) session() session.Config {
 		LeaseDuration:    time.Duration(c.Limits.LeaseDuration),
 		MaxLeaseDuration: time.Duration(c.Limits.MaxLeaseDuration),
 		EventsRetained:   c.Limits.EventsRetained,
+		StopCloseGrace:   time.Duration(c.Limits.StopCloseGrace),
+		StopGrace:        time.Duration(c.Limits.StopGrace),
+		MaxStopGrace:     time.Duration(c.Limits.MaxStopGrace),
 	}
 }
 
