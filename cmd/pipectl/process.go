@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // processFlags are what run and start have in common.
@@ -19,6 +23,10 @@ type processFlags struct {
 	fds     []string
 	env     []string
 	dir     string
+	// timeout and stopGrace are how the daemon stops it; changed says which flags were
+	// given.
+	timeout, stopGrace time.Duration
+	changed            func(flag string) bool
 }
 
 func (p *processFlags) add(cmd *cobra.Command, framing string) {
@@ -30,6 +38,8 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringArrayVar(&p.fds, "fd", nil, "`NAME:FD:FRAMING`: a duplex pipe NAME whose end 2 the program gets as descriptor FD; repeatable")
 	flags.StringArrayVar(&p.env, "env", nil, "`K=V` sets a variable, K alone takes it from here; repeatable")
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
+	flags.DurationVar(&p.stopGrace, "stop-grace", 0, "how long the program has after TERM when it is stopped, as 30s (else what the daemon says)")
+	p.changed = flags.Changed
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
 }
 
@@ -62,13 +72,35 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pipedv1.ProcessSpec{
+	if p.timeout < 0 {
+		return nil, usageError("--timeout %v is below 0: give a duration as 90s, or 0 for no limit", p.timeout)
+	}
+	spec := &pipedv1.ProcessSpec{
 		Args:            args,
 		Env:             env,
 		EnvironmentBase: pipedv1.EnvironmentBase_ENVIRONMENT_BASE_MINIMAL,
 		Dir:             dir,
 		StdioPipe:       &pipedv1.PipeSpec{FramingIn: framing, FramingOut: framing},
-	}, nil
+	}
+	if p.timeout > 0 {
+		spec.Timeout = durationpb.New(p.timeout)
+	}
+	if p.changed("stop-grace") {
+		spec.Stop = &pipedv1.StopPolicy{Grace: durationpb.New(p.stopGrace)}
+	}
+	return spec, nil
+}
+
+// checkStop refuses a daemon that would not see how the program is to be stopped.
+func checkStop(ctx context.Context, c *client.Client, spec *pipedv1.ProcessSpec) error {
+	if spec.GetTimeout() == nil && spec.GetStop() == nil {
+		return nil
+	}
+	limits, err := c.Limits(ctx)
+	if err == nil && limits.GetMaxStopGrace() == nil {
+		return errors.New("this daemon is too old for --timeout and --stop-grace: it would never stop the program")
+	}
+	return err
 }
 
 // request returns the session to create with that process.
