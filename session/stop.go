@@ -33,7 +33,7 @@ func (p *Process) stopPolicy(policy StopPolicy) (StopPolicy, error) {
 func (p *Process) waitStopped(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		over := p.ladder == nil || p.ladder.Step == StepOver
+		over := p.record.Ladder == nil || p.record.Ladder.Step == StepOver
 		moved := p.movedLocked()
 		p.mu.Unlock()
 		if over {
@@ -133,11 +133,13 @@ type Stopping struct {
 	Cause Cause
 }
 
-// stoppingLocked returns how far the ladder has come; nil if there was none.
+// stoppingLocked returns how far the ladder has come, as it is recorded; nil if
+// there was none.
 func (p *Process) stoppingLocked() *Stopping {
-	if p.ladder == nil {
+	l := p.record.Ladder
+	if l == nil {
 		return nil
 	}
-	_, next, _ := p.ladder.next()
-	return &Stopping{Step: p.ladder.Step, Taken: p.ladder.Taken, Next: next, Cause: p.ladder.Cause}
+	_, next, _ := l.next()
+	return &Stopping{Step: l.Step, Taken: l.Taken, Next: next, Cause: l.Cause}
 }

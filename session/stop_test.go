@@ -13,8 +13,6 @@ import (
 	"github.com/piped-dev/piped/session"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 const (
 	// long is a grace that no test waits out, short one that it does.
 	long  = time.Hour
@@ -47,6 +45,16 @@ func startScript(t *testing.T, reg *session.Registry, script string, change func
 	return s, p
 }
 
+// stop stops a process, which must not take long.
+func stop(t *testing.T, p *session.Process, policy session.StopPolicy) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := p.Stop(ctx, policy); err != nil {
+		t.Fatalf("%v; the ladder: %+v", err, p.Info().Stopping)
+	}
+}
+
 // wantExit waits for the exit and compares it.
 func wantExit(t *testing.T, p *session.Process, code int, sig syscall.Signal, cause session.Cause) {
 	t.Helper()
@@ -68,20 +76,18 @@ func TestLadderGoesNoFurtherThanItHasTo(t *testing.T) {
 		code   int
 		sig    syscall.Signal
 	}{
-		"the end of its input":      {endsOnEOF, session.StopPolicy{CloseGrace: ptr(long)}, 4, 0},
-		"the signal":                {endsOnTerm, session.StopPolicy{CloseGrace: ptr(short), Grace: ptr(long)}, 5, 0},
-		"KILL":                      {stubborn, session.StopPolicy{CloseGrace: ptr(short), Grace: ptr(short)}, -1, syscall.SIGKILL},
-		"without closing the input": {endsOnEOF, session.StopPolicy{CloseGrace: ptr(long), KeepInput: ptr(true), Grace: ptr(long)}, -1, syscall.SIGTERM},
-		"without a signal": {endsOnTerm, session.StopPolicy{CloseGrace: ptr(short), SkipSignal: ptr(true), Grace: ptr(long)},
+		"the end of its input":      {endsOnEOF, session.StopPolicy{CloseGrace: new(long)}, 4, 0},
+		"the signal":                {endsOnTerm, session.StopPolicy{CloseGrace: new(short), Grace: new(long)}, 5, 0},
+		"KILL":                      {stubborn, session.StopPolicy{CloseGrace: new(short), Grace: new(short)}, -1, syscall.SIGKILL},
+		"without closing the input": {endsOnEOF, session.StopPolicy{CloseGrace: new(long), KeepInput: new(true), Grace: new(long)}, -1, syscall.SIGTERM},
+		"without a signal": {endsOnTerm, session.StopPolicy{CloseGrace: new(short), SkipSignal: new(true), Grace: new(long)},
 			-1, syscall.SIGKILL},
 		"another signal": {`trap "" TERM; ` + `trap "exit 6" INT; echo ready; while :; do read x || :; done`,
-			session.StopPolicy{CloseGrace: ptr(time.Duration(0)), Signal: syscall.SIGINT, Grace: ptr(long)}, 6, 0},
+			session.StopPolicy{CloseGrace: new(time.Duration(0)), Signal: syscall.SIGINT, Grace: new(long)}, 6, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, p := startScript(t, reg, tc.script, nil)
-			if err := p.Stop(t.Context(), tc.policy); err != nil {
-				t.Fatal(err)
-			}
+			stop(t, p, tc.policy)
 			wantExit(t, p, tc.code, tc.sig, session.CauseStopped)
 		})
 	}
@@ -90,34 +96,26 @@ func TestLadderGoesNoFurtherThanItHasTo(t *testing.T) {
 func TestPolicyOfTheProcessHoldsWhereTheCallLeavesItOpen(t *testing.T) {
 	reg := newRegistry(t, nil)
 	own := func(s *session.ProcessSpec) {
-		s.Stop = session.StopPolicy{CloseGrace: ptr(time.Duration(0)), Signal: syscall.SIGUSR1, Grace: ptr(long)}
+		s.Stop = session.StopPolicy{CloseGrace: new(time.Duration(0)), Signal: syscall.SIGUSR1, Grace: new(long)}
 	}
 	_, p := startScript(t, reg, `trap "exit 7" USR1; trap "exit 8" USR2; echo ready; while :; do read x || :; done`, own)
-	if err := p.Stop(t.Context(), session.StopPolicy{}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, session.StopPolicy{})
 	wantExit(t, p, 7, 0, session.CauseStopped)
 	_, p = startScript(t, reg, `trap "exit 7" USR1; trap "exit 8" USR2; echo ready; while :; do read x || :; done`, own)
-	if err := p.Stop(t.Context(), session.StopPolicy{Signal: syscall.SIGUSR2}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, session.StopPolicy{Signal: syscall.SIGUSR2})
 	wantExit(t, p, 8, 0, session.CauseStopped)
 }
 
 func TestStopWithoutKillLeavesTheProcessRunning(t *testing.T) {
 	_, p := startScript(t, newRegistry(t, nil), stubborn, nil)
-	policy := session.StopPolicy{CloseGrace: ptr(time.Duration(0)), Grace: ptr(short), SkipKill: ptr(true)}
-	if err := p.Stop(t.Context(), policy); err != nil {
-		t.Fatal(err)
-	}
+	policy := session.StopPolicy{CloseGrace: new(time.Duration(0)), Grace: new(short), SkipKill: new(true)}
+	stop(t, p, policy)
 	info := p.Info()
 	if !info.Running || info.Stopping == nil || info.Stopping.Step != session.StepOver || !info.Stopping.Next.IsZero() {
 		t.Fatalf("got %+v, ladder %+v", info, info.Stopping)
 	}
 	policy.SkipKill = nil // the next one begins anew
-	if err := p.Stop(t.Context(), policy); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, policy)
 	wantExit(t, p, -1, syscall.SIGKILL, session.CauseStopped)
 }
 
@@ -130,9 +128,7 @@ func TestStoppedChildGetsTheSignal(t *testing.T) {
 		stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.Info().Pid) + "/stat")
 		return err == nil && strings.Contains(string(stat), ") T ")
 	})
-	if err := p.Stop(t.Context(), session.StopPolicy{CloseGrace: ptr(time.Duration(0)), Grace: ptr(long)}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, session.StopPolicy{CloseGrace: new(time.Duration(0)), Grace: new(long)})
 	wantExit(t, p, 5, 0, session.CauseStopped)
 }
 
@@ -140,7 +136,7 @@ func TestLadderGoesOnWithoutItsCaller(t *testing.T) {
 	_, p := startScript(t, newRegistry(t, nil), stubborn, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	policy := session.StopPolicy{CloseGrace: ptr(short), Grace: ptr(short)}
+	policy := session.StopPolicy{CloseGrace: new(short), Grace: new(short)}
 	if err := p.Stop(ctx, policy); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
@@ -151,22 +147,20 @@ func TestSecondStopJoinsAndShortens(t *testing.T) {
 	_, p := startScript(t, newRegistry(t, nil), stubborn, nil)
 	first := make(chan error, 1)
 	go func() {
-		first <- p.Stop(t.Context(), session.StopPolicy{CloseGrace: ptr(long), Grace: ptr(long), Signal: syscall.SIGWINCH})
+		first <- p.Stop(t.Context(), session.StopPolicy{CloseGrace: new(long), Grace: new(long), Signal: syscall.SIGWINCH})
 	}()
 	waitFor(t, "the first step", func() bool { s := p.Info().Stopping; return s != nil && s.Step == session.StepClose })
 	// A longer one changes nothing.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	before := p.Info().Stopping.Next
-	if err := p.Stop(ctx, session.StopPolicy{CloseGrace: ptr(2 * long)}); !errors.Is(err, context.Canceled) {
+	if err := p.Stop(ctx, session.StopPolicy{CloseGrace: new(2 * long)}); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
 	if after := p.Info().Stopping; !after.Next.Equal(before) || after.Step != session.StepClose {
 		t.Errorf("the next step was to come at %v, and is to come at %v", before, after.Next)
 	}
-	if err := p.Stop(t.Context(), session.StopPolicy{CloseGrace: ptr(short), Grace: ptr(short)}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, session.StopPolicy{CloseGrace: new(short), Grace: new(short)})
 	wantExit(t, p, -1, syscall.SIGKILL, session.CauseStopped)
 	if err := <-first; err != nil {
 		t.Errorf("the first: %v", err)
@@ -177,9 +171,7 @@ func TestStopHandsOverWhatWasAccepted(t *testing.T) {
 	s, p := startScript(t, newRegistry(t, nil), `echo ready; read go; wc -c; exit 3`, nil)
 	e := endpoint(t, s, "stdio", 1)
 	send(t, e, "go", strings.Repeat("x", 300<<10), strings.Repeat("y", 300<<10)) // more than the kernel takes
-	if err := p.Stop(t.Context(), session.StopPolicy{CloseGrace: ptr(long)}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, session.StopPolicy{CloseGrace: new(long)})
 	wantExit(t, p, 3, 0, session.CauseStopped)
 	r := openReader(t, e, session.ReaderOptions{})
 	if err := r.Ack(receive(t, r).Batch.Next); err != nil { // "ready"
@@ -203,9 +195,7 @@ func TestInputThatAnotherProcessReadsStaysOpen(t *testing.T) {
 		}
 		procs = append(procs, p)
 	}
-	if err := procs[0].Stop(t.Context(), session.StopPolicy{CloseGrace: ptr(short), Grace: ptr(long)}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, procs[0], session.StopPolicy{CloseGrace: new(short), Grace: new(long)})
 	wantExit(t, procs[0], -1, syscall.SIGTERM, session.CauseStopped)
 	send(t, endpoint(t, s, "x", 1), "still open")
 	if !procs[1].Running() {
@@ -221,10 +211,8 @@ func TestTreeEndsWhatTheScriptHasStarted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, p := startScript(t, reg, script, nil)
-			policy := session.StopPolicy{CloseGrace: ptr(time.Duration(0)), Grace: ptr(long), Scope: session.ScopeTree}
-			if err := p.Stop(t.Context(), policy); err != nil {
-				t.Fatal(err)
-			}
+			policy := session.StopPolicy{CloseGrace: new(time.Duration(0)), Grace: new(long), Scope: session.ScopeTree}
+			stop(t, p, policy)
 			wantExit(t, p, -1, syscall.SIGTERM, session.CauseStopped)
 			waitFor(t, "its pipes to end", func() bool { return s.State() == session.Ended })
 		})
@@ -247,7 +235,7 @@ func TestTimeoutStopsTheProcess(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, p := startScript(t, reg, tc.script, func(s *session.ProcessSpec) {
 				s.Timeout = tc.limit
-				s.Stop = session.StopPolicy{CloseGrace: ptr(2 * short), Grace: ptr(short)}
+				s.Stop = session.StopPolicy{CloseGrace: new(2 * short), Grace: new(short)}
 			})
 			info := p.Info()
 			if d := info.Deadline.Sub(info.Started); d != tc.limit {
@@ -292,7 +280,7 @@ func TestCauseIsWhatEndedTheProcess(t *testing.T) {
 		_, p := startScript(t, reg, stubborn, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_ = p.Stop(ctx, session.StopPolicy{CloseGrace: ptr(long)})
+		_ = p.Stop(ctx, session.StopPolicy{CloseGrace: new(long)})
 		if err := p.Signal(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -310,7 +298,7 @@ func TestCauseIsWhatEndedTheProcess(t *testing.T) {
 func TestDeletionStopsGentlyWhereThePolicySaysSo(t *testing.T) {
 	reg := newRegistry(t, nil)
 	s, p := startScript(t, reg, endsOnEOF, func(s *session.ProcessSpec) {
-		s.Stop = session.StopPolicy{CloseGrace: ptr(long), OnDelete: ptr(true)}
+		s.Stop = session.StopPolicy{CloseGrace: new(long), OnDelete: new(true)}
 	})
 	other, err := s.StartProcess(t.Context(), session.ProcessSpec{Args: []string{"sleep", "1000"}})
 	if err != nil {
@@ -326,9 +314,7 @@ func TestDeletionStopsGentlyWhereThePolicySaysSo(t *testing.T) {
 func TestStopOfAnExitedProcessChangesNothing(t *testing.T) {
 	_, p := startScript(t, newRegistry(t, nil), "echo ready; exit 2", nil)
 	wantExit(t, p, 2, 0, session.CauseOwn)
-	if err := p.Stop(t.Context(), session.StopPolicy{}); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, p, session.StopPolicy{})
 	if err := p.Signal(syscall.SIGTERM); !errors.Is(err, session.ErrExited) {
 		t.Errorf("got %v", err)
 	}
@@ -339,12 +325,12 @@ func TestPolicyThatMakesNoSenseIsRefused(t *testing.T) {
 	reg := newRegistry(t, func(c *session.Config) { c.MaxStopGrace = time.Minute })
 	_, p := startScript(t, reg, endsOnEOF, nil)
 	for want, policy := range map[string]session.StopPolicy{
-		"close grace -1ns: want 0 to 1m0s": {CloseGrace: ptr(time.Duration(-1))},
-		"grace 1h0m0s: want 0 to 1m0s":     {Grace: ptr(time.Hour)},
+		"close grace -1ns: want 0 to 1m0s": {CloseGrace: new(time.Duration(-1))},
+		"grace 1h0m0s: want 0 to 1m0s":     {Grace: new(time.Hour)},
 		"signal 65: want 1 to 64":          {Signal: 65},
 		"ends no process":                  {Signal: syscall.SIGSTOP},
 		"scope 3":                          {Scope: 3},
-		"does nothing":                     {KeepInput: ptr(true), SkipSignal: ptr(true), SkipKill: ptr(true)},
+		"does nothing":                     {KeepInput: new(true), SkipSignal: new(true), SkipKill: new(true)},
 	} {
 		if err := p.Stop(t.Context(), policy); !errors.Is(err, session.ErrArgument) || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
