@@ -141,9 +141,23 @@ func (c *Client) Wait(ctx context.Context, session, process string, timeout time
 	return resp.GetProcess(), err
 }
 
-// Stop ends the processes of a session step by step: it closes their input,
-// sends TERM, sends KILL, with a grace period before each next step, and returns
-// how they ended. When the daemon is started again meanwhile, the steps begin again.
+// StopProcess ends a process step by step, as its policy and that of the request
+// say: its input is closed, TERM is sent, KILL is sent, with a grace period before
+// each next step. It returns the process when it has exited or no step is left, or
+// after the request's timeout; the steps go on then, as they do when the daemon is
+// started again meanwhile.
+func (c *Client) StopProcess(ctx context.Context, req *pipedv1.StopProcessRequest) (*pipedv1.Process, error) {
+	how := &asking{waits: true}
+	if req.Timeout != nil {
+		req = proto.CloneOf(req)
+		how = untilTimeout(req.GetTimeout().AsDuration(), &req.Timeout)
+	}
+	resp, err := ask(ctx, c, how, c.sessions.StopProcess, req)
+	return resp.GetProcess(), err
+}
+
+// Stop is StopProcess for all processes of a session at once, and returns how they
+// ended.
 func (c *Client) Stop(ctx context.Context, req *pipedv1.StopSessionRequest) ([]*pipedv1.Process, error) {
 	resp, err := ask(ctx, c, &asking{waits: true}, c.sessions.StopSession, req)
 	return resp.GetProcesses(), err

@@ -84,6 +84,12 @@ type Process interface {
 	// signals that do twice what they do once (0, KILL, TERM, CONT, STOP, WINCH) are
 	// sent again; for others the error is [ErrUncertain].
 	Signal(sig syscall.Signal) error
+	// SignalGroup is Signal for the process group that the process leads: it and
+	// those of its descendants that have not left the group. With sweep what is left
+	// of the group is killed when the process exits; signal 0 asks for no more than
+	// that. It is the best effort of a keeper: one that does not know groups yet
+	// reaches the process alone, and one that is started anew does not sweep.
+	SignalGroup(sig syscall.Signal, sweep bool) error
 	// Done returns a channel that is closed when the process has exited and
 	// was reaped. By then all descriptors that stood for it are closed.
 	Done() <-chan struct{}

@@ -53,7 +53,18 @@ func (p *process) Exit() ExitStatus {
 }
 
 // Signal implements [Process].
-func (p *process) Signal(sig syscall.Signal) error {
+func (p *process) Signal(sig syscall.Signal) error { return p.signal(sig, 0) }
+
+// SignalGroup implements [Process].
+func (p *process) SignalGroup(sig syscall.Signal, sweep bool) error {
+	flags := uint64(wire.ToGroup)
+	if sweep {
+		flags |= wire.Sweep
+	}
+	return p.signal(sig, flags)
+}
+
+func (p *process) signal(sig syscall.Signal, flags uint64) error {
 	select {
 	case <-p.done:
 		return ErrExited
@@ -75,7 +86,7 @@ func (p *process) Signal(sig syscall.Signal) error {
 			return os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(p.pidfd, sig, nil, 0))
 		}
 		m := &wire.Message{Verb: wire.Signal, UID: p.account.uid, Key: p.key}
-		m.Args[0] = uint64(sig) //nolint:gosec // signals are small
+		m.Args[0], m.Args[1] = uint64(sig), flags //nolint:gosec // signals are small
 		_, err := l.call(m)
 		switch {
 		case !errors.Is(err, errDown):

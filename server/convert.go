@@ -83,7 +83,8 @@ func fromEndpoint(e session.EndpointInfo) *pipedv1.Endpoint {
 
 //nolint:gosec // process ids, codes and descriptors are small
 func fromProcess(p session.ProcessInfo) *pipedv1.Process {
-	m := &pipedv1.Process{Name: p.Name, Pid: int32(p.Pid), Args: p.Args, State: pipedv1.Process_STATE_RUNNING, StartTime: timestamp(p.Started)}
+	m := &pipedv1.Process{Name: p.Name, Pid: int32(p.Pid), Args: p.Args, State: pipedv1.Process_STATE_RUNNING, StartTime: timestamp(p.Started),
+		Stopping: fromStopping(p.Stopping), TreeKill: pipedv1.TreeKill_TREE_KILL_BEST_EFFORT, Deadline: timestamp(p.Deadline)}
 	for _, in := range p.Inherits {
 		m.Inherits = append(m.Inherits, &pipedv1.Inherit{Pipe: in.Pipe, End: uint32(in.End), Fd: int32(in.FD), HandOver: in.HandOver})
 	}
@@ -94,7 +95,7 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 	for _, f := range p.Finals {
 		m.Finals = append(m.Finals, fromFinal(&f))
 	}
-	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped}
+	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped, Cause: exitCauses[p.Cause]}
 	m.Exit.Usage = fromUsage(p.Exit.Usage)
 	if p.Exit.Unknown {
 		m.Exit.Status = &pipedv1.Exit_Unknown{Unknown: true}
@@ -114,6 +115,24 @@ func fromUsage(u *keeper.Usage) *pipedv1.ProcessUsage {
 		return nil
 	}
 	return &pipedv1.ProcessUsage{UserTime: durationpb.New(u.User), SystemTime: durationpb.New(u.System), PeakMemoryBytes: u.Peak}
+}
+
+var exitCauses = map[session.Cause]pipedv1.Exit_Cause{
+	session.CauseOwn: pipedv1.Exit_CAUSE_OWN, session.CauseSignal: pipedv1.Exit_CAUSE_SIGNAL_BY_CLIENT,
+	session.CauseStopped: pipedv1.Exit_CAUSE_STOPPED, session.CauseTimeout: pipedv1.Exit_CAUSE_TIMEOUT,
+	session.CauseDeleted: pipedv1.Exit_CAUSE_DELETED, session.CauseUnknown: pipedv1.Exit_CAUSE_UNKNOWN,
+}
+
+var stopSteps = map[session.Step]pipedv1.Stopping_Step{
+	session.StepClose: pipedv1.Stopping_STEP_CLOSE, session.StepSignal: pipedv1.Stopping_STEP_SIGNAL,
+	session.StepKill: pipedv1.Stopping_STEP_KILL, session.StepOver: pipedv1.Stopping_STEP_OVER,
+}
+
+func fromStopping(s *session.Stopping) *pipedv1.Stopping {
+	if s == nil {
+		return nil
+	}
+	return &pipedv1.Stopping{Step: stopSteps[s.Step], StepTime: timestamp(s.Taken), NextTime: timestamp(s.Next), Cause: exitCauses[s.Cause]}
 }
 
 var causes = map[pipe.EndCause]pipedv1.EndCause{

@@ -107,7 +107,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // each framing, "ack/LEVEL" for each level at which Send acknowledges, and calls
 // that older daemons do not have.
 func features() []string {
-	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent", "watch"}
+	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}
@@ -131,5 +131,8 @@ func limits(o Options, maxSessions int) *pipedv1.Limits {
 		LeaseDuration:           durationpb.New(o.Sessions.LeaseDuration),
 		MaxLeaseDuration:        durationpb.New(o.Sessions.MaxLeaseDuration),
 		EventsRetained:          uint32(o.Sessions.EventsRetained),
+		StopCloseGrace:          durationpb.New(o.Sessions.StopCloseGrace),
+		StopGrace:               durationpb.New(o.Sessions.StopGrace),
+		MaxStopGrace:            durationpb.New(o.Sessions.MaxStopGrace),
 	}
 }

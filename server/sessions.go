@@ -3,9 +3,11 @@ package server
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -168,23 +170,56 @@ func (v *sessionService) WaitProcess(ctx context.Context, req *pipedv1.WaitProce
 	return &pipedv1.WaitProcessResponse{Process: fromProcess(p.Info())}, nil
 }
 
+func (v *sessionService) StopProcess(ctx context.Context, req *pipedv1.StopProcessRequest) (*pipedv1.StopProcessResponse, error) {
+	p, err := v.process(req.GetSession(), req.GetProcess())
+	if err != nil {
+		return nil, statusError(err)
+	}
+	policy, err := toStopPolicy(req.GetPolicy())
+	if err != nil {
+		return nil, statusError(err)
+	}
+	wait, cancel := waitContext(ctx, req.Timeout)
+	defer cancel()
+	if err := p.Stop(wait, policy); err != nil && (!errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil) {
+		return nil, statusError(err)
+	}
+	return &pipedv1.StopProcessResponse{Process: fromProcess(p.Info())}, nil
+}
+
 func (v *sessionService) StopSession(ctx context.Context, req *pipedv1.StopSessionRequest) (*pipedv1.StopSessionResponse, error) {
 	ses, err := v.s.reg.Get(req.GetSession())
 	if err != nil {
 		return nil, statusError(err)
 	}
-	ladder := session.DefaultLadder()
-	if ladder.Input, err = toDuration("input grace", req.GetInputGrace(), ladder.Input); err != nil {
+	policy, err := toStopPolicy(req.GetPolicy())
+	if err != nil {
 		return nil, statusError(err)
 	}
-	if ladder.Term, err = toDuration("term grace", req.GetTermGrace(), ladder.Term); err != nil {
+	if err := older(&policy.CloseGrace, "input grace", req.GetInputGrace()); err != nil {
 		return nil, statusError(err)
 	}
-	if err := ses.Stop(ctx, ladder); err != nil {
+	if err := older(&policy.Grace, "term grace", req.GetTermGrace()); err != nil {
+		return nil, statusError(err)
+	}
+	if err := ses.Stop(ctx, policy); err != nil {
 		return nil, statusError(err)
 	}
 	info, err := ses.Info(ctx, false)
 	return &pipedv1.StopSessionResponse{Processes: fromInfo(info).GetProcesses()}, statusError(err)
+}
+
+// older reads the name that a grace had before there were policies.
+func older(grace **time.Duration, what string, d *durationpb.Duration) error {
+	if d == nil {
+		return nil
+	}
+	if *grace != nil {
+		return argument("%s: the policy says it too", what)
+	}
+	var err error
+	*grace, err = toGrace(what, d)
+	return err
 }
 
 // waitContext bounds a wait: absent is for ever, zero or less is one look.

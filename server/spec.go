@@ -79,6 +79,12 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 	}
 	toAttributes(p, spec)
 	var err error
+	if spec.Stop, err = toStopPolicy(p.GetStop()); err != nil {
+		return nil, err
+	}
+	if spec.Timeout, err = toDuration("timeout", p.GetTimeout(), 0); err != nil {
+		return nil, err
+	}
 	if spec.Stdio, err = toPipeSpec(p.GetStdioPipe()); err != nil {
 		return nil, err
 	}
@@ -142,6 +148,43 @@ func toStdio(p *pipedv1.ProcessSpec, spec *session.ProcessSpec) error {
 		return argument("stderr_pipe describes a pipe that is not made when stderr is merged: leave it out, stdio_pipe holds for both")
 	}
 	return nil
+}
+
+// toStopPolicy reads a policy. What is absent stays open.
+func toStopPolicy(p *pipedv1.StopPolicy) (session.StopPolicy, error) {
+	if p == nil {
+		return session.StopPolicy{}, nil
+	}
+	policy := session.StopPolicy{KeepInput: p.KeepInput, SkipSignal: p.SkipSignal, SkipKill: p.SkipKill, OnDelete: p.OnDelete}
+	switch p.GetScope() {
+	case pipedv1.StopPolicy_SCOPE_UNSPECIFIED:
+	case pipedv1.StopPolicy_SCOPE_LEADER:
+		policy.Scope = session.ScopeLeader
+	case pipedv1.StopPolicy_SCOPE_TREE:
+		policy.Scope = session.ScopeTree
+	default:
+		return policy, argument("scope %v", p.GetScope())
+	}
+	var err error
+	if p.GetSignal() != "" {
+		if policy.Signal, err = toSignal(p.GetSignal()); err != nil {
+			return policy, err
+		}
+	}
+	if policy.CloseGrace, err = toGrace("close grace", p.GetCloseGrace()); err != nil {
+		return policy, err
+	}
+	policy.Grace, err = toGrace("grace", p.GetGrace())
+	return policy, err
+}
+
+// toGrace reads a duration, or returns nil when there is none.
+func toGrace(what string, d *durationpb.Duration) (*time.Duration, error) {
+	if d == nil {
+		return nil, nil //nolint:nilnil // it stays open
+	}
+	v, err := toDuration(what, d, 0)
+	return &v, err
 }
 
 func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {

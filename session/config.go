@@ -26,6 +26,11 @@ type Config struct {
 	MaxLeaseDuration time.Duration
 	// Environment says what of the daemon's environment processes may get.
 	Environment EnvironmentPolicy
+	// StopCloseGrace and StopGrace are how long a process has after its input was
+	// closed, and after the signal, when it is stopped and nobody says otherwise;
+	// MaxStopGrace is the longest that can be asked for.
+	StopCloseGrace, StopGrace time.Duration
+	MaxStopGrace              time.Duration
 	// EventsRetained is how many events are kept for watchers that come back; at
 	// least one is.
 	EventsRetained int
@@ -39,6 +44,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{LogSize: 4 << 20, TailSize: 64 << 10, KernelLogs: true, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000,
 		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024,
+		StopCloseGrace: 2 * time.Second, StopGrace: 5 * time.Second, MaxStopGrace: 24 * time.Hour,
 		Environment: EnvironmentPolicy{Allow: []string{"*"}, Deny: []string{}}}
 }
 

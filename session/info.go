@@ -89,6 +89,9 @@ type ProcessInfo struct {
 	Started  time.Time
 	Running  bool
 	Exit     keeper.ExitStatus // when it is not running
+	Cause    Cause             // when it is not running
+	Deadline time.Time         // when its time is over; zero: never
+	Stopping *Stopping         // nil if nobody has stopped it
 	Inherits []Inherit
 	// Finals are the last words about those directions of its pipes that have
 	// ended, when it is not running.
@@ -98,8 +101,15 @@ type ProcessInfo struct {
 // Info returns a look at the process.
 func (p *Process) Info() ProcessInfo {
 	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.args, Started: p.started, Inherits: p.inherits, Running: p.Running()}
+	p.mu.Lock()
+	info.Deadline, info.Stopping = p.record.Deadline, p.stoppingLocked()
 	if !info.Running {
-		info.Exit, info.Finals = p.child.Exit(), p.finals((*Endpoint).final)
+		info.Exit = p.child.Exit()
+		info.Cause = p.causeLocked(info.Exit)
+	}
+	p.mu.Unlock()
+	if !info.Running {
+		info.Finals = p.finals((*Endpoint).final)
 	}
 	return info
 }

@@ -18,7 +18,8 @@ import (
 
 // A Process is a child of a session.
 type Process struct {
-	name string
+	session *Session
+	name    string
 	// key names it with the keeper, order among those of its session.
 	key      uint32
 	order    int
@@ -31,6 +32,18 @@ type Process struct {
 	// given are the ends that it got.
 	given  []*Endpoint
 	exited sync.Once // its exit was told
+
+	mu sync.Mutex
+	// record is what outlives the daemon. Its Stop and Deadline stay as they are.
+	record processRecord
+	// ladder is nil until the process is stopped; moved is closed when it has changed,
+	// nil while nobody waits for that; climbing: somebody takes its steps, taking: just
+	// now.
+	ladder           *ladder
+	moved            chan struct{}
+	climbing, taking bool
+	// condemned: it is ended with its session.
+	condemned bool
 }
 
 // Name returns the process's name inside its session.
@@ -56,8 +69,33 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Signal sends a signal; ErrExited once the process has exited.
+// Signal sends a signal for a client; ErrExited once the process has exited.
 func (p *Process) Signal(sig syscall.Signal) error {
+	// Known before it can act, so that a daemon that comes next knows it too.
+	p.mu.Lock()
+	first := p.Running() && !slices.Contains(p.record.Signals, sig)
+	if first {
+		p.record.Signals = append(p.record.Signals, sig)
+		p.noteLocked()
+	}
+	p.mu.Unlock()
+	err := p.send(sig)
+	if first && errors.Is(err, keeper.ErrAway) { // it was not sent
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.Running() {
+			p.record.Signals = slices.DeleteFunc(p.record.Signals, func(s syscall.Signal) bool { return s == sig })
+			p.noteLocked()
+		}
+	}
+	return err
+}
+
+// noteLocked writes down what the process is now.
+func (p *Process) noteLocked() { p.session.note(prefixProc+p.name, p.record) }
+
+// send sends a signal; ErrExited once the process has exited.
+func (p *Process) send(sig syscall.Signal) error {
 	err := p.child.Signal(sig)
 	if errors.Is(err, keeper.ErrExited) {
 		return fmt.Errorf("%w: %s", ErrExited, p.name)
@@ -214,7 +252,8 @@ func (l *launch) start(ctx context.Context) error {
 	l.proc.started = time.Now()
 	// Whoever comes after this process learns from the record what was to be
 	// started, and from the keeper whether it was.
-	record := l.record()
+	record := &l.proc.record
+	*record = l.record()
 	if err := l.s.put(prefixProc+l.name, record); err != nil {
 		return err
 	}
@@ -250,7 +289,10 @@ func (l *launch) start(ctx context.Context) error {
 // record returns what has to be known of the process by whoever finds it.
 func (l *launch) record() processRecord {
 	r := processRecord{Order: l.proc.order, Key: l.proc.key, Args: l.spec.Args, Created: l.proc.started, Inherits: l.spec.Inherits,
-		Request: l.spec.RequestID, Digest: l.digest[:]}
+		Request: l.spec.RequestID, Digest: l.digest[:], Stop: l.spec.Stop}
+	if l.spec.Timeout > 0 {
+		r.Deadline = l.proc.started.Add(l.spec.Timeout)
+	}
 	for _, e := range l.proc.inputs {
 		r.Inputs = append(r.Inputs, endRecord{Pipe: e.pipe.name, End: e.num})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/piped-dev/piped/keeper"
@@ -82,6 +83,13 @@ type processRecord struct {
 	Started bool   `json:"started,omitempty"`
 	Request string `json:"request,omitempty"`
 	Digest  []byte `json:"digest,omitempty"`
+	// Stop is how it is stopped, Deadline when its time is over, Ladder how far a
+	// ladder has come.
+	Stop     StopPolicy `json:"stop,omitzero"`
+	Deadline time.Time  `json:"deadline,omitzero"`
+	Ladder   *ladder    `json:"ladder,omitempty"`
+	// Signals are those that clients have sent.
+	Signals []syscall.Signal `json:"signals,omitempty"`
 }
 
 type leaseRecord struct {

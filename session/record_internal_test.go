@@ -1,9 +1,11 @@
 package session
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +27,40 @@ func records() map[string]any {
 			Inputs: []endRecord{{Pipe: "p", End: 1}}, Given: []endRecord{{Pipe: "p", End: 2, HandOver: true}}, Started: true, Request: "r", Digest: []byte{1}},
 		"lease":  &leaseRecord{Holder: "h", Named: true, Token: []byte{1}, Epoch: 2, Life: "l", Last: "m", Duration: time.Second, Kept: true, Force: true},
 		"writer": &writerState{ID: "w", Epoch: 1, Next: 2, At: 3, Used: 4, Kept: true},
+	}
+}
+
+// stopped is a record of a process with what came with the ladder.
+func stopped() *processRecord {
+	at := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	grace, yes := time.Second, true
+	return &processRecord{Order: 1, Key: 2, Args: []string{"cat"}, Created: at, Started: true,
+		Stop: StopPolicy{CloseGrace: &grace, KeepInput: &yes, Signal: syscall.SIGINT, Grace: &grace, SkipSignal: &yes, SkipKill: &yes, Scope: ScopeTree,
+			OnDelete: &yes},
+		Deadline: at,
+		Ladder: &ladder{Cause: CauseTimeout, Signal: syscall.SIGINT, Tree: true, Due: [steps]time.Time{StepClose: at, StepSignal: at, StepKill: at, StepOver: at},
+			Step: StepSignal, Taken: at},
+		Signals: []syscall.Signal{syscall.SIGUSR1}}
+}
+
+func TestRecordOfAStoppedProcessStaysReadable(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("testdata", "records-1-stop.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := new(processRecord)
+	if err := decode(text, got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(stopped(), got); diff != "" {
+		t.Errorf("as it was written (-want +got):\n%s", diff)
+	}
+}
+
+func TestRequestWithoutStopHasTheDigestThatItHadBefore(t *testing.T) {
+	const before = "b03338b03e71d7aa7c9a536fff4df8528ce58ad76d065ca154c9740902c23e28"
+	if got := digestOf(Spec{Name: "s", Process: &ProcessSpec{Args: []string{"cat"}}}); hex.EncodeToString(got[:]) != before {
+		t.Errorf("got %x, want %s", got, before)
 	}
 }
 

@@ -310,7 +310,7 @@ func (h *heirloom) recoverProcesses() error {
 	})
 	for _, name := range order {
 		rec := h.processRecords[name]
-		p := &Process{name: name, key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
+		p := &Process{session: h.s, name: name, key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
 			child: h.left.Processes[rec.Key]}
 		if p.child == nil {
 			p.child = forgotten{}
@@ -339,6 +339,11 @@ func (h *heirloom) recoverProcesses() error {
 		if !rec.Started {
 			rec.Started = true
 			h.s.note(prefixProc+name, *rec)
+		}
+		p.record = *rec
+		if rec.Ladder != nil {
+			l := *rec.Ladder
+			p.ladder = &l
 		}
 	}
 	return nil
@@ -402,10 +407,11 @@ func (h *heirloom) silence() {
 // forgotten is a process of which nobody knows any more how it ended.
 type forgotten struct{}
 
-func (forgotten) Pid() int                    { return 0 }
-func (forgotten) Signal(syscall.Signal) error { return keeper.ErrExited }
-func (forgotten) Exit() keeper.ExitStatus     { return keeper.ExitStatus{Code: -1, Unknown: true} }
-func (forgotten) Done() <-chan struct{}       { return closedChannel }
+func (forgotten) Pid() int                               { return 0 }
+func (forgotten) Signal(syscall.Signal) error            { return keeper.ErrExited }
+func (forgotten) SignalGroup(syscall.Signal, bool) error { return keeper.ErrExited }
+func (forgotten) Exit() keeper.ExitStatus                { return keeper.ExitStatus{Code: -1, Unknown: true} }
+func (forgotten) Done() <-chan struct{}                  { return closedChannel }
 
 var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 

@@ -174,7 +174,8 @@ func (s *Session) shutDown(ctx context.Context) error {
 		p.shut()
 	}
 	for _, p := range procs {
-		_ = p.Signal(termSignal) // it may have exited
+		p.condemn()
+		_ = p.send(termSignal) // it may have exited
 	}
 	for _, p := range procs {
 		if p.Wait(ctx) != nil {
@@ -208,7 +209,7 @@ func (r *Registry) MaxSessions() int {
 
 // Create creates a session, as a whole or not at all.
 func (r *Registry) Create(ctx context.Context, spec Spec) (*Session, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.check(r.config()); err != nil {
 		return nil, err
 	}
 	return r.requests.once(ctx, spec.RequestID, spec, func() (*Session, error) {
@@ -341,7 +342,8 @@ func (r *Registry) List(f Filter) []*Session {
 }
 
 // Delete removes a session that has ended, or with force any: its processes are
-// killed and its pipes closed. The context bounds the waiting for that.
+// killed, or stopped where their policy says so, and its pipes closed. The context
+// bounds the waiting for that.
 func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 	s, err := r.Get(name)
 	if errors.Is(err, ErrLost) {
@@ -364,6 +366,7 @@ func (r *Registry) Delete(ctx context.Context, name string, force bool) error {
 	}
 	removed := r.remove(s)
 	r.log.Info("session deleted", "session", s.name, "uid", s.uid)
+	s.stopDeleted(ctx)
 	err = s.end(ctx)
 	if removed {
 		s.tell(Event{Type: EventSessionDeleted})
@@ -386,14 +389,16 @@ func (r *Registry) Counts() (active, ended int) {
 // watch tells the exit of a process and has a look whether its session has
 // ended.
 func (r *Registry) watch(s *Session, p *Process) {
+	p.guard()
 	r.background(func(ctx context.Context) {
 		if p.Wait(ctx) != nil && p.Running() {
 			return
 		}
 		s.tellExit(p)
 		s.Ended()
-		exit := p.child.Exit()
-		r.log.Info("process exited", "session", s.name, "process", p.name, "pid", p.child.Pid(), "code", exit.Code, "signal", int(exit.Signal))
+		exit := p.Info()
+		r.log.Info("process exited", "session", s.name, "process", p.name, "pid", exit.Pid, "code", exit.Exit.Code, "signal", int(exit.Exit.Signal),
+			"cause", exit.Cause)
 		r.sweepSoon()
 	})
 }

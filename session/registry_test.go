@@ -224,7 +224,8 @@ func TestActiveSessionIsDeletedOnlyByForce(t *testing.T) {
 
 func TestStopClosesInputThenTerminatesThenKills(t *testing.T) {
 	reg := newRegistry(t, nil)
-	ladder := session.Ladder{Input: 300 * time.Millisecond, Term: 300 * time.Millisecond}
+	grace := 300 * time.Millisecond
+	policy := session.StopPolicy{CloseGrace: &grace, Grace: &grace}
 	for _, tc := range []struct {
 		name string
 		args []string
@@ -252,7 +253,7 @@ func TestStopClosesInputThenTerminatesThenKills(t *testing.T) {
 				receive(t, r) // the trap is set
 				r.Close()
 			}
-			if err := s.Stop(t.Context(), ladder); err != nil {
+			if err := s.Stop(t.Context(), policy); err != nil {
 				t.Fatal(err)
 			}
 			p, err := s.Process("")

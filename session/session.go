@@ -199,7 +199,7 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 
 // StartProcess starts one more process.
 func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process, error) {
-	if err := spec.check(); err != nil {
+	if err := spec.check(s.reg.config()); err != nil {
 		return nil, err
 	}
 	return s.processRequests.once(ctx, spec.RequestID, spec, func() (*Process, error) {
@@ -231,7 +231,7 @@ func (s *Session) launch(spec *ProcessSpec, fresh []*Pipe) *launch {
 		l.pipes[p.name] = p
 	}
 	s.mu.Unlock()
-	l.proc = &Process{name: l.name, args: spec.Args, inherits: spec.Inherits}
+	l.proc = &Process{session: s, name: l.name, args: spec.Args, inherits: spec.Inherits}
 	return l
 }
 
@@ -475,7 +475,8 @@ func (s *Session) end(ctx context.Context) error {
 	defer s.leave()
 	var errs []error
 	for _, p := range procs {
-		if err := p.Signal(killSignal); err != nil && !errors.Is(err, ErrExited) {
+		p.condemn()
+		if err := p.send(killSignal); err != nil && !errors.Is(err, ErrExited) {
 			errs = append(errs, err)
 		}
 	}

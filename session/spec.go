@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/pipe"
@@ -83,6 +84,9 @@ type ProcessSpec struct {
 	Nice            *int           `json:",omitzero"`
 	Umask           *int           `json:",omitzero"`
 	NoNewPrivileges bool           `json:",omitzero"`
+	// Stop is how it is stopped, Timeout how long after its start; 0: never.
+	Stop    StopPolicy    `json:",omitzero"`
+	Timeout time.Duration `json:",omitzero"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -101,9 +105,10 @@ const (
 	minLogSize    = 4 << 10
 	maxLogSize    = 1 << 30
 	maxFD         = 1023 // what select(2) can watch
+	maxTimeout    = 366 * 24 * time.Hour
 )
 
-func (s *Spec) check() error {
+func (s *Spec) check(c *Config) error {
 	if s.Name != "" {
 		if err := checkName("session", s.Name); err != nil {
 			return err
@@ -126,7 +131,7 @@ func (s *Spec) check() error {
 		}
 	}
 	if s.Process != nil {
-		return s.Process.check()
+		return s.Process.check(c)
 	}
 	return nil
 }
@@ -146,7 +151,7 @@ func (s *PipeSpec) check() error {
 	return s.Out.Check()
 }
 
-func (s *ProcessSpec) check() error {
+func (s *ProcessSpec) check(c *Config) error {
 	if s.Name != "" {
 		if err := checkName("process", s.Name); err != nil {
 			return err
@@ -180,6 +185,12 @@ func (s *ProcessSpec) check() error {
 		return err
 	}
 	if err := s.checkStdio(); err != nil {
+		return err
+	}
+	if s.Timeout < 0 || s.Timeout > maxTimeout {
+		return argument("timeout %v: want 0, which is never, to %v", s.Timeout, maxTimeout)
+	}
+	if err := s.Stop.check(c.MaxStopGrace); err != nil {
 		return err
 	}
 	return s.checkInherits()

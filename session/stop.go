@@ -2,61 +2,144 @@ package session
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"syscall"
 	"time"
 )
 
-const (
-	termSignal = syscall.SIGTERM
-	killSignal = syscall.SIGKILL
-)
-
-// A Ladder is how long a process has after each step of [Session.Stop].
-type Ladder struct {
-	Input time.Duration // after its input is closed
-	Term  time.Duration // after TERM
+// Stop ends a process step by step, as the policy says. It goes on when the
+// caller's context ends, whose error is returned then; otherwise it returns when
+// the process has exited, or when no step is left.
+func (p *Process) Stop(ctx context.Context, policy StopPolicy) error {
+	policy, err := p.stopPolicy(policy)
+	if err != nil {
+		return err
+	}
+	p.begin(CauseStopped, policy)
+	p.climb()
+	return p.waitStopped(ctx)
 }
 
-// DefaultLadder is what Stop uses where nothing else is asked for.
-func DefaultLadder() Ladder { return Ladder{Input: 2 * time.Second, Term: 5 * time.Second} }
+// stopPolicy completes a policy, or refuses it.
+func (p *Process) stopPolicy(policy StopPolicy) (StopPolicy, error) {
+	cfg := p.session.reg.config()
+	if err := policy.check(cfg.MaxStopGrace); err != nil {
+		return policy, err
+	}
+	policy = policy.over(p.record.Stop).over(cfg.stopDefaults())
+	return policy, policy.checkSteps()
+}
 
-// Stop ends the processes of the session step by step: close their input, TERM,
-// KILL. It goes on when the caller's context ends, whose error is returned then;
-// otherwise it returns when all have exited.
-func (s *Session) Stop(ctx context.Context, ladder Ladder) error {
+// waitStopped waits until the process has exited or its ladder is over.
+func (p *Process) waitStopped(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		over := p.record.Ladder == nil || p.record.Ladder.Step == StepOver
+		moved := p.movedLocked()
+		p.mu.Unlock()
+		if over {
+			return nil
+		}
+		select {
+		case <-p.child.Done():
+			return nil
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Stop is [Process.Stop] for all processes of the session at once.
+func (s *Session) Stop(ctx context.Context, policy StopPolicy) error {
 	s.mu.Lock()
 	procs := slices.Clone(s.procs)
 	s.mu.Unlock()
-	for _, p := range procs {
-		s.reg.background(func(bg context.Context) { p.stop(bg, ladder) })
+	policies := make([]StopPolicy, len(procs))
+	for i, p := range procs {
+		var err error
+		if policies[i], err = p.stopPolicy(policy); err != nil {
+			return err
+		}
+	}
+	// All are begun before one moves: an input that several read is closed when all of
+	// them are being stopped.
+	for i, p := range procs {
+		p.begin(CauseStopped, policies[i])
 	}
 	for _, p := range procs {
-		if err := p.Wait(ctx); err != nil {
+		p.climb()
+	}
+	for _, p := range procs {
+		if err := p.waitStopped(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// stop climbs the ladder. A process that has exited needs nothing.
-func (p *Process) stop(ctx context.Context, ladder Ladder) {
-	for _, e := range p.inputs {
-		// An end that is closed already needs nothing more.
-		_ = e.Close(CloseOptions{SendOnly: true})
-	}
-	if p.exitsWithin(ctx, ladder.Input) {
+// stopDeleted ends the processes of a session that is being deleted as far as one
+// of them is to be stopped for that: the others are killed.
+func (s *Session) stopDeleted(ctx context.Context) {
+	s.mu.Lock()
+	procs := slices.Clone(s.procs)
+	s.mu.Unlock()
+	gentle := func(p *Process) bool { return isSet(p.record.Stop.OnDelete) }
+	if !slices.ContainsFunc(procs, gentle) {
 		return
 	}
-	if err := p.Signal(termSignal); err == nil && p.exitsWithin(ctx, ladder.Term) {
-		return
+	for _, p := range procs {
+		if gentle(p) {
+			p.begin(CauseDeleted, p.record.Stop.over(s.reg.config().stopDefaults()))
+		} else {
+			p.condemn()
+			_ = p.send(killSignal) // end does it again
+		}
 	}
-	_ = p.Signal(killSignal)
+	for _, p := range procs {
+		p.climb()
+	}
+	for _, p := range procs {
+		if gentle(p) && p.waitStopped(ctx) != nil {
+			return
+		}
+	}
 }
 
-func (p *Process) exitsWithin(ctx context.Context, d time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	return p.Wait(ctx) == nil || errors.Is(context.Cause(ctx), context.Canceled)
+// expire stops the process when its time is over.
+func (p *Process) expire(ctx context.Context) {
+	if p.waitFor(ctx, p.record.Deadline, nil) {
+		p.begin(CauseTimeout, p.record.Stop.over(p.session.reg.config().stopDefaults()))
+		p.climb()
+	}
+}
+
+// guard lets the time of a running process run, and a ladder go on that an earlier
+// daemon began.
+func (p *Process) guard() {
+	p.mu.Lock()
+	expires := !p.record.Deadline.IsZero() && (p.ladder == nil || p.ladder.Cause != CauseTimeout)
+	p.mu.Unlock()
+	if expires {
+		p.session.reg.background(p.expire)
+	}
+	p.climb()
+}
+
+// A Stopping is how far a ladder has come.
+type Stopping struct {
+	Step  Step // the last one that was taken; 0: none
+	Taken time.Time
+	Next  time.Time // when the next one comes; zero: there is none
+	Cause Cause
+}
+
+// stoppingLocked returns how far the ladder has come, as it is recorded; nil if
+// there was none.
+func (p *Process) stoppingLocked() *Stopping {
+	l := p.record.Ladder
+	if l == nil {
+		return nil
+	}
+	_, next, _ := l.next()
+	return &Stopping{Step: l.Step, Taken: l.Taken, Next: next, Cause: l.Cause}
 }

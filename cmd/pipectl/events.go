@@ -135,7 +135,7 @@ func eventText(e *pipedv1.SessionEvent) string {
 // processText is a process on one line.
 func processText(p *pipedv1.Process) string {
 	if p.GetState() == pipedv1.Process_STATE_EXITED {
-		return p.GetName() + " " + exitText(p)
+		return p.GetName() + " " + exitWhyText(p)
 	}
 	return fmt.Sprintf("%s pid %d: %s", p.GetName(), p.GetPid(), shorten(commandText(p.GetArgs()), 60))
 }

@@ -59,6 +59,8 @@ what it found out about its kernel at its start. "pipectl doctor" judges that.`,
 			{"ended are kept", limits.GetEndedRetention().AsDuration()},
 			{"leases last", limits.GetLeaseDuration().AsDuration()},
 			{"longest lease", limits.GetMaxLeaseDuration().AsDuration()},
+			{"grace after closing", limits.GetStopCloseGrace().AsDuration()},
+			{"grace after TERM", limits.GetStopGrace().AsDuration()},
 			{"events kept", limits.GetEventsRetained()},
 		} {
 			_, _ = fmt.Fprintf(table, "%s\t%v\n", row.name, row.value)

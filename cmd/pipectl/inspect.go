@@ -12,6 +12,7 @@ import (
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func newInspectCmd(f *factory) *cobra.Command {
@@ -58,12 +59,15 @@ func sessionText(s *pipedv1.Session) string {
 		fmt.Fprintf(&b, "  label %s=%s\n", printable(key), printable(s.GetLabels()[key]))
 	}
 	for _, p := range s.GetProcesses() {
-		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitText(p), p.GetPid(), commandText(p.GetArgs()))
+		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitWhyText(p), p.GetPid(), commandText(p.GetArgs()))
 		if used := p.GetExit().GetUsage(); used != nil {
 			fmt.Fprintf(&b, "  %s\n", usageText(used))
 		}
 		for _, i := range p.GetInherits() {
 			fmt.Fprintf(&b, "  was given %s:%d as descriptor %d\n", i.GetPipe(), i.GetEnd(), i.GetFd())
+		}
+		if text := stoppingText(p); text != "" {
+			fmt.Fprintf(&b, "  %s\n", text)
 		}
 		for _, final := range p.GetFinals() {
 			fmt.Fprintf(&b, "  %s\n", finalText(final))
@@ -79,6 +83,40 @@ func sessionText(s *pipedv1.Session) string {
 func usageText(used *pipedv1.ProcessUsage) string {
 	return fmt.Sprintf("cpu %.2fs user %.2fs system, peak %s",
 		used.GetUserTime().AsDuration().Seconds(), used.GetSystemTime().AsDuration().Seconds(), memoryText(used.GetPeakMemoryBytes()))
+}
+
+// stoppingText says what will end a running process, and when.
+func stoppingText(p *pipedv1.Process) string {
+	if p.GetState() == pipedv1.Process_STATE_EXITED {
+		return ""
+	}
+	at := func(t *timestamppb.Timestamp) string { return t.AsTime().Format(time.RFC3339) }
+	switch s := p.GetStopping(); {
+	case s.GetStep() == pipedv1.Stopping_STEP_OVER:
+		return "was to be stopped, without KILL, and did not end"
+	case s.GetNextTime() != nil:
+		return fmt.Sprintf("is being stopped (%s); the next step comes at %s", stepText(s.GetStep()), at(s.GetNextTime()))
+	case s != nil:
+		return fmt.Sprintf("is being stopped (%s)", stepText(s.GetStep()))
+	case p.GetDeadline() != nil:
+		return "its time is over at " + at(p.GetDeadline())
+	default:
+		return ""
+	}
+}
+
+// stepText says what was done last.
+func stepText(step pipedv1.Stopping_Step) string {
+	switch step {
+	case pipedv1.Stopping_STEP_CLOSE:
+		return "its input was closed"
+	case pipedv1.Stopping_STEP_SIGNAL:
+		return "the signal was sent"
+	case pipedv1.Stopping_STEP_KILL:
+		return "KILL was sent"
+	default:
+		return "nothing was done yet"
+	}
 }
 
 func writePipe(b *strings.Builder, p *pipedv1.Pipe) {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
-	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 const (
@@ -74,7 +73,7 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 	// Not joined: a read of stdin cannot be released, and need not be.
 	go j.feed(exited, stop)
 
-	process, timedOut, err := j.wait(ctx)
+	process, err := j.client.Wait(ctx, j.session, "", client.Forever)
 	exit()
 	if err != nil {
 		stop(err)
@@ -88,7 +87,7 @@ func (j *job) run(ctx context.Context, signals <-chan os.Signal) error {
 	switch cause := context.Cause(ctx); {
 	case cause != nil:
 		return cause
-	case timedOut:
+	case process.GetExit().GetCause() == pipedv1.Exit_CAUSE_TIMEOUT:
 		return timeoutError("%s had not ended after %v, and was stopped", process.GetName(), j.timeout)
 	}
 	if err := j.verify(ctx, outputs); err != nil {
@@ -112,23 +111,6 @@ func (j *job) verify(ctx context.Context, outputs []*outlet) error {
 }
 
 func (j *job) ref(pipe string) client.Ref { return client.Ref{Session: j.session, Pipe: pipe, End: 1} }
-
-// wait waits for the exit, and stops the program when its time is up.
-func (j *job) wait(ctx context.Context) (process *pipedv1.Process, timedOut bool, err error) {
-	timeout := client.Forever
-	if j.timeout > 0 {
-		timeout = j.timeout
-	}
-	process, err = j.client.Wait(ctx, j.session, "", timeout)
-	if err != nil || process.GetState() == pipedv1.Process_STATE_EXITED {
-		return process, false, err
-	}
-	if _, err := j.client.Stop(ctx, &pipedv1.StopSessionRequest{Session: j.session, InputGrace: durationpb.New(0)}); err != nil {
-		return nil, true, err
-	}
-	process, err = j.client.Wait(ctx, j.session, "", client.Forever)
-	return process, true, err
-}
 
 // exitOf turns the exit of the program into ours.
 func exitOf(process *pipedv1.Process) error {

@@ -15,7 +15,8 @@ func newLsCmd(f *factory) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls [PREFIX]",
 		Short: "List sessions",
-		Long:  `List the sessions, or those whose names begin with PREFIX, oldest first.`,
+		Long: `List the sessions, or those whose names begin with PREFIX, oldest first. Where the
+daemon has ended the first process of one, how and why stands behind its command.`,
 		Example: `  pipectl ls
   pipectl ls sort- -o json`,
 		Args:              arguments("[PREFIX]"),
@@ -51,10 +52,13 @@ func lsRun(ctx context.Context, f *factory, c *client.Client, req *pipedv1.ListS
 		}
 		command := "-"
 		if processes := session.GetProcesses(); len(processes) > 0 {
-			command = commandText(processes[0].GetArgs())
+			command = shorten(commandText(processes[0].GetArgs()), 60)
+			if text := exitCauseText(processes[0]); text != exitText(processes[0]) {
+				command += "  [" + text + "]"
+			}
 		}
 		_, _ = fmt.Fprintf(table, "%s\t%s\t%v\t%d\t%d\t%s\n", session.GetName(), enumText(session.GetState().String()),
-			age(session), len(session.GetPipes()), len(session.GetProcesses()), shorten(command, 60))
+			age(session), len(session.GetPipes()), len(session.GetProcesses()), command)
 	}
 	return table.Flush()
 }

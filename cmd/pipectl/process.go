@@ -1,15 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // processFlags are what run and start have in common.
@@ -21,6 +25,10 @@ type processFlags struct {
 	dir     string
 	attributeFlags
 	merge bool
+	// timeout and stopGrace are how the daemon stops it; changed says which flags were
+	// given.
+	timeout, stopGrace time.Duration
+	changed            func(flag string) bool
 }
 
 func (p *processFlags) add(cmd *cobra.Command, framing string) {
@@ -34,6 +42,8 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
 	p.attributeFlags.add(flags)
 	flags.BoolVar(&p.merge, "merge-stderr", false, "stderr goes into the pipe of stdout, in the order in which both are written, as 2>&1")
+	flags.DurationVar(&p.stopGrace, "stop-grace", 0, "how long the program has after TERM when it is stopped, as 30s (else what the daemon says)")
+	p.changed = flags.Changed
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
 }
 
@@ -72,6 +82,9 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	if p.merge {
 		stderr = pipedv1.StdioMode_STDIO_MODE_MERGED
 	}
+	if p.timeout < 0 {
+		return nil, usageError("--timeout %v is below 0: give a duration as 90s, or 0 for no limit", p.timeout)
+	}
 	spec := &pipedv1.ProcessSpec{
 		Args:            args,
 		Stderr:          stderr,
@@ -80,7 +93,25 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 		Dir:             dir,
 		StdioPipe:       &pipedv1.PipeSpec{FramingIn: framing, FramingOut: framing},
 	}
+	if p.timeout > 0 {
+		spec.Timeout = durationpb.New(p.timeout)
+	}
+	if p.changed("stop-grace") {
+		spec.Stop = &pipedv1.StopPolicy{Grace: durationpb.New(p.stopGrace)}
+	}
 	return spec, p.fill(spec)
+}
+
+// checkStop refuses a daemon that would not see how the program is to be stopped.
+func checkStop(ctx context.Context, c *client.Client, spec *pipedv1.ProcessSpec) error {
+	if spec.GetTimeout() == nil && spec.GetStop() == nil {
+		return nil
+	}
+	limits, err := c.Limits(ctx)
+	if err == nil && limits.GetMaxStopGrace() == nil {
+		return errors.New("this daemon is too old for --timeout and --stop-grace: it would never stop the program")
+	}
+	return err
 }
 
 // request returns the session to create with that process.

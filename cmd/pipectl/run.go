@@ -12,6 +12,7 @@ import (
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // cleanupTimeout bounds the removal of the session, and goneTimeout where the daemon
@@ -23,8 +24,7 @@ const (
 
 type runOptions struct {
 	processFlags
-	quiet   bool
-	timeout time.Duration
+	quiet bool
 }
 
 func newRunCmd(f *factory) *cobra.Command {
@@ -42,7 +42,8 @@ The program is looked up in its own PATH. Its environment is PATH, HOME, USER an
 LANG of the daemon, and what --env adds. With a framing other than raw, each line
 of stdin is a message, and so is each line of stdout.
 
-It exits with 124 after --timeout, with 125 when piped failed or the result is
+After --timeout the daemon stops the program, also when pipectl is gone by then: TERM,
+and KILL after --stop-grace. It exits with 124 then, with 125 when piped failed or the result is
 incomplete, with 126 when the program cannot be executed, 127 when it is not found.`,
 		Example: `  pipectl run -- sort < names
   pipectl run --env TZ=UTC --dir /tmp -- date
@@ -63,11 +64,18 @@ incomplete, with 126 when the program cannot be executed, 127 when it is not fou
 const rawFraming = "raw"
 
 func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions, args []string) error {
-	if opts.timeout < 0 {
-		return usageError("--timeout %v is below 0: give a duration as 90s, or 0 for no limit", opts.timeout)
-	}
 	process, err := opts.process(args)
 	if err != nil {
+		return err
+	}
+	if process.GetTimeout() != nil {
+		// Nobody waits for what it makes of the end of its input.
+		if process.Stop == nil {
+			process.Stop = &pipedv1.StopPolicy{}
+		}
+		process.Stop.CloseGrace = durationpb.New(0)
+	}
+	if err := checkStop(ctx, c, process); err != nil {
 		return err
 	}
 	// Nothing of stderr is dropped: when nobody takes it the program waits.

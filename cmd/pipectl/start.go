@@ -25,14 +25,18 @@ leads to its standard input and output, "stderr" to its standard error; with
 --merge-stderr that goes into "stdio" too, in the order in which both are written.
 
 With --session, start one more program in that session; --inherit gives it copies
-of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.`,
+of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.
+
+After --timeout the daemon stops the program as pipectl stop does; wait says so.`,
 		Example: `  pipectl start --name calc -- bc
   pipectl start --fd ctl:3:mp -- python3 worker.py
+  pipectl start --name nightly --timeout 2h --stop-grace 30s -- ./nightly.sh
   pipectl start --session work --as reader --inherit pipe:2:3 -- python3 reader.py`,
 		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, "line")
 	flags := cmd.Flags()
+	flags.DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s (else never)")
 	flags.StringVar(&opts.session, "session", "", "start in this session instead of a new one")
 	flags.StringVar(&opts.as, "as", "", "name of the process (else its program's)")
 	flags.StringArrayVar(&opts.inherits, "inherit", nil, "`PIPE:END:FD`: a copy of that end as descriptor FD; with --session, repeatable")
@@ -49,6 +53,9 @@ of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.`,
 func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOptions, out output, args []string) error {
 	process, err := opts.process(args)
 	if err != nil {
+		return err
+	}
+	if err := checkStop(ctx, c, process); err != nil {
 		return err
 	}
 	if process.Name, err = opts.processName(); err != nil {

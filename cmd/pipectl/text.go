@@ -109,3 +109,26 @@ func exitText(process *pipedv1.Process) string {
 		return fmt.Sprintf("exit %d", exit.GetCode())
 	}
 }
+
+// exitCauseText is exitText with the reason, if the daemon ended the process. Who
+// sent a signal by hand does not have to be told.
+func exitCauseText(process *pipedv1.Process) string {
+	switch process.GetExit().GetCause() {
+	case pipedv1.Exit_CAUSE_STOPPED:
+		return exitText(process) + " (stopped)"
+	case pipedv1.Exit_CAUSE_TIMEOUT:
+		return exitText(process) + " (timeout)"
+	case pipedv1.Exit_CAUSE_DELETED:
+		return exitText(process) + " (deleted)"
+	default:
+		return exitText(process)
+	}
+}
+
+// exitWhyText is exitCauseText for whoever looks closely.
+func exitWhyText(process *pipedv1.Process) string {
+	if process.GetExit().GetCause() == pipedv1.Exit_CAUSE_SIGNAL_BY_CLIENT {
+		return exitText(process) + " (by a client)"
+	}
+	return exitCauseText(process)
+}

@@ -16,8 +16,9 @@ func newWaitCmd(f *factory) *cobra.Command {
 		Use:   "wait NAME[@PROC]",
 		Short: "Wait until a process has exited",
 		Long: `Wait until a process of a session has exited, the first if none is named, and print
-how: "exit CODE" or "signal NAME". It exits with 0 whatever the process did, and
-with 124 when the timeout came first.`,
+how: "exit CODE" or "signal NAME", and after it "(stopped)" or "(timeout)" where the
+daemon ended it for that. It exits with 0 whatever the process did, and with 124 when
+the timeout came first.`,
 		Example: `  pipectl wait calc
   pipectl wait work@reader --timeout 10s -o json`,
 		Args:              arguments("NAME[@PROC]"),
@@ -43,7 +44,7 @@ with 124 when the timeout came first.`,
 		if *out == outputJSON {
 			return printProto(f.out, got)
 		}
-		_, err = fmt.Fprintln(f.out, exitText(got))
+		_, err = fmt.Fprintln(f.out, exitCauseText(got))
 		return err
 	})
 	return cmd

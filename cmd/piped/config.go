@@ -54,6 +54,9 @@ type limitsConfig struct {
 	LeaseDuration           duration `mapstructure:"lease_duration" yaml:"lease_duration"`
 	MaxLeaseDuration        duration `mapstructure:"max_lease_duration" yaml:"max_lease_duration"`
 	EventsRetained          int      `mapstructure:"events_retained" yaml:"events_retained"`
+	StopCloseGrace          duration `mapstructure:"stop_close_grace" yaml:"stop_close_grace"`
+	StopGrace               duration `mapstructure:"stop_grace" yaml:"stop_grace"`
+	MaxStopGrace            duration `mapstructure:"max_stop_grace" yaml:"max_stop_grace"`
 }
 
 type retentionConfig struct {
@@ -83,6 +86,9 @@ func defaultConfig() config {
 			LeaseDuration:           duration(o.Sessions.LeaseDuration),
 			MaxLeaseDuration:        duration(o.Sessions.MaxLeaseDuration),
 			EventsRetained:          o.Sessions.EventsRetained,
+			StopCloseGrace:          duration(o.Sessions.StopCloseGrace),
+			StopGrace:               duration(o.Sessions.StopGrace),
+			MaxStopGrace:            duration(o.Sessions.MaxStopGrace),
 		},
 		Durability:        durabilityAuto,
 		Retention:         retentionConfig{EndedFor: duration(o.Sessions.EndedFor), EndedMax: o.Sessions.EndedMax},
@@ -129,6 +135,9 @@ func settings() []setting {
 		{"limits.lease_duration", "lease-duration", "a lease lasts this `DURATION` when its request does not say", d.Limits.LeaseDuration},
 		{"limits.max_lease_duration", "max-lease-duration", "a lease lasts this `DURATION` at most", d.Limits.MaxLeaseDuration},
 		{"limits.events_retained", "events-retained", "keep the last `N` events for WatchSessions", d.Limits.EventsRetained},
+		{"limits.stop_close_grace", "stop-close-grace", "a process that is stopped has this `DURATION` after its input is closed", d.Limits.StopCloseGrace},
+		{"limits.stop_grace", "stop-grace", "a process that is stopped has this `DURATION` after the signal", d.Limits.StopGrace},
+		{"limits.max_stop_grace", "max-stop-grace", "longest `DURATION` that can be asked for of either", d.Limits.MaxStopGrace},
 		{"retention.ended_for", "ended-for", "keep ended sessions this `DURATION`", d.Retention.EndedFor},
 		{"retention.ended_max", "ended-max", "keep up to `N` ended sessions", d.Retention.EndedMax},
 		{"environment.allow", "environment-allow", "let processes get variable `NAME`, or NAME*, of the daemon's; may be repeated", d.Environment.Allow},

@@ -232,6 +232,9 @@ func (c config) session() session.Config {
 		MaxLeaseDuration: time.Duration(c.Limits.MaxLeaseDuration),
 		EventsRetained:   c.Limits.EventsRetained,
 		Environment:      session.EnvironmentPolicy{Allow: c.Environment.Allow, Deny: c.Environment.Deny},
+		StopCloseGrace:   time.Duration(c.Limits.StopCloseGrace),
+		StopGrace:        time.Duration(c.Limits.StopGrace),
+		MaxStopGrace:     time.Duration(c.Limits.MaxStopGrace),
 	}
 }
 

@@ -86,6 +86,9 @@ func (c config) validate() error {
 	const year = 8760 * time.Hour
 	between("limits.max_lease_duration", c.Limits.MaxLeaseDuration, time.Millisecond, year)
 	between("limits.lease_duration", c.Limits.LeaseDuration, time.Millisecond, time.Duration(c.Limits.MaxLeaseDuration))
+	between("limits.max_stop_grace", c.Limits.MaxStopGrace, 0, year)
+	between("limits.stop_close_grace", c.Limits.StopCloseGrace, 0, time.Duration(c.Limits.MaxStopGrace))
+	between("limits.stop_grace", c.Limits.StopGrace, 0, time.Duration(c.Limits.MaxStopGrace))
 	between("retention.ended_for", c.Retention.EndedFor, 0, year)
 	between("heartbeat_interval", c.HeartbeatInterval, 100*time.Millisecond, time.Hour)
 	between("shutdown_grace", c.ShutdownGrace, 0, time.Hour)

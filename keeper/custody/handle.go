@@ -93,7 +93,7 @@ func (c *custody) handleAccount(p *peer, m *wire.Message) {
 		code := wire.Unknown
 		if one != nil && !one.starting {
 			failpoint.Hit("custody.before-signal")
-			code = one.signal(syscall.Signal(m.Args[0] & math.MaxUint8))
+			code = one.signal(syscall.Signal(m.Args[0]&math.MaxUint8), m.Args[1])
 			failpoint.Hit("custody.after-signal")
 		}
 		p.answer(m, code, "")

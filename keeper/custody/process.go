@@ -28,6 +28,7 @@ type process struct {
 	discarded bool // its record is gone
 	asked     bool // the front knows it
 	claimed   bool // by the upload under way
+	sweep     bool // its group is killed when it exits
 	told      bool // the front knows its exit
 	started   []func()
 	ended     []func()
@@ -111,6 +112,9 @@ func (c *custody) exited(p *process) {
 		c.reg.set(p.slot, p.record())
 	}
 	failpoint.Hit("custody.exit-recorded")
+	if p.sweep {
+		_ = p.signalGroup(unix.SIGKILL) // not reaped yet, so that its number is its own; nobody may be left
+	}
 	if p.child {
 		reap(p.pidfd)
 		delete(c.children, p.Pid)
@@ -166,18 +170,40 @@ func (c *custody) discard(a *account, key uint32, p *process, done func()) {
 	end()
 }
 
-// signal sends a signal.
-func (p *process) signal(sig syscall.Signal) wire.Code {
+// signal sends a signal, to the group that the process leads if the flags say so.
+func (p *process) signal(sig syscall.Signal, flags uint64) wire.Code {
 	if p.pidfd < 0 {
 		return wire.Exited
 	}
-	switch err := unix.PidfdSendSignal(p.pidfd, sig, nil, 0); {
+	p.sweep = p.sweep || flags&wire.Sweep != 0
+	var err error
+	if flags&wire.ToGroup != 0 {
+		err = p.signalGroup(sig)
+	} else {
+		err = unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
+	}
+	switch {
 	case err == nil:
 		return wire.OK
 	case errors.Is(err, syscall.ESRCH):
 		return wire.Exited
 	}
 	return wire.Refused
+}
+
+// signalGroup sends a signal to the process group of a process whose pidfd is
+// open. Kernels before 6.9 know groups by number only. The number is the pid,
+// which nobody else has as long as the process is not reaped, and only of our own
+// child we know that: of another one the leader alone is reached.
+func (p *process) signalGroup(sig syscall.Signal) error {
+	err := unix.PidfdSendSignal(p.pidfd, sig, nil, unix.PIDFD_SIGNAL_PROCESS_GROUP)
+	if !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	if p.child {
+		return unix.Kill(-p.Pid, sig)
+	}
+	return unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 }
 
 // sweep reaps children that nobody knows: a program that could not be executed

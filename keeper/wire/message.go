@@ -74,7 +74,8 @@ const (
 	// Start starts a process. UID, key, the sources, blob: [Spec]. Answer:
 	// [Process], and its pidfd while it runs; or [Failed] with a blob: [Failure].
 	Start
-	// Signal sends the signal of the first argument. UID, key. [Exited], [Unknown].
+	// Signal sends the signal of the first argument. UID, key. Second argument: flags ([ToGroup], [Sweep]), which a keeper from before
+	// them does not look at. [Exited], [Unknown].
 	Signal
 	// Forget drops the record of an exited process. UID, key.
 	Forget
@@ -161,6 +162,14 @@ func (c Code) String() string {
 
 // Resume is the flag of a [Hello] of a front that has lost its keeper.
 const Resume = 1
+
+// Flags of a [Signal].
+const (
+	// ToGroup: the signal is for the whole process group that the process leads.
+	ToGroup = 1
+	// Sweep: when the process exits, what is left of its group is killed.
+	Sweep = 2
+)
 
 // Modes of the answer to [Hello].
 const (

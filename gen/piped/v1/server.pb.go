@@ -548,8 +548,14 @@ type Limits struct {
 	MaxLeaseDuration *durationpb.Duration `protobuf:"bytes,13,opt,name=max_lease_duration,json=maxLeaseDuration,proto3" json:"max_lease_duration,omitempty"`
 	// Events that WatchSessions keeps to go on from.
 	EventsRetained uint32 `protobuf:"varint,14,opt,name=events_retained,json=eventsRetained,proto3" json:"events_retained,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// StopPolicy.close_grace where nobody says.
+	StopCloseGrace *durationpb.Duration `protobuf:"bytes,15,opt,name=stop_close_grace,json=stopCloseGrace,proto3" json:"stop_close_grace,omitempty"`
+	// StopPolicy.grace where nobody says.
+	StopGrace *durationpb.Duration `protobuf:"bytes,16,opt,name=stop_grace,json=stopGrace,proto3" json:"stop_grace,omitempty"`
+	// Longest of either.
+	MaxStopGrace  *durationpb.Duration `protobuf:"bytes,17,opt,name=max_stop_grace,json=maxStopGrace,proto3" json:"max_stop_grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -680,6 +686,27 @@ func (x *Limits) GetEventsRetained() uint32 {
 	return 0
 }
 
+func (x *Limits) GetStopCloseGrace() *durationpb.Duration {
+	if x != nil {
+		return x.StopCloseGrace
+	}
+	return nil
+}
+
+func (x *Limits) GetStopGrace() *durationpb.Duration {
+	if x != nil {
+		return x.StopGrace
+	}
+	return nil
+}
+
+func (x *Limits) GetMaxStopGrace() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStopGrace
+	}
+	return nil
+}
+
 var File_piped_v1_server_proto protoreflect.FileDescriptor
 
 const file_piped_v1_server_proto_rawDesc = "" +
@@ -723,7 +750,7 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x98\x05\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xd8\x06\n" +
 	"\x06Limits\x12\x1b\n" +
 	"\tpart_size\x18\x01 \x01(\x04R\bpartSize\x12(\n" +
 	"\x10max_message_size\x18\x02 \x01(\x04R\x0emaxMessageSize\x12\x19\n" +
@@ -739,7 +766,11 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\rmax_page_size\x18\v \x01(\rR\vmaxPageSize\x12@\n" +
 	"\x0elease_duration\x18\f \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\x12G\n" +
 	"\x12max_lease_duration\x18\r \x01(\v2\x19.google.protobuf.DurationR\x10maxLeaseDuration\x12'\n" +
-	"\x0fevents_retained\x18\x0e \x01(\rR\x0eeventsRetained*V\n" +
+	"\x0fevents_retained\x18\x0e \x01(\rR\x0eeventsRetained\x12C\n" +
+	"\x10stop_close_grace\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x0estopCloseGrace\x128\n" +
+	"\n" +
+	"stop_grace\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\tstopGrace\x12?\n" +
+	"\x0emax_stop_grace\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\fmaxStopGrace*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -789,13 +820,16 @@ var file_piped_v1_server_proto_depIdxs = []int32{
 	8,  // 11: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
 	8,  // 12: piped.v1.Limits.lease_duration:type_name -> google.protobuf.Duration
 	8,  // 13: piped.v1.Limits.max_lease_duration:type_name -> google.protobuf.Duration
-	1,  // 14: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
-	2,  // 15: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
-	15, // [15:16] is the sub-list for method output_type
-	14, // [14:15] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 14: piped.v1.Limits.stop_close_grace:type_name -> google.protobuf.Duration
+	8,  // 15: piped.v1.Limits.stop_grace:type_name -> google.protobuf.Duration
+	8,  // 16: piped.v1.Limits.max_stop_grace:type_name -> google.protobuf.Duration
+	1,  // 17: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
+	2,  // 18: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
+	18, // [18:19] is the sub-list for method output_type
+	17, // [17:18] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_server_proto_init() }

@@ -23,6 +23,56 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// TreeKill is what a stop of a whole tree reaches.
+type TreeKill int32
+
+const (
+	// Never sent.
+	TreeKill_TREE_KILL_UNSPECIFIED TreeKill = 0
+	// The process group that the process leads. A descendant that has begun a group
+	// or a session of its own is not reached.
+	TreeKill_TREE_KILL_BEST_EFFORT TreeKill = 1
+)
+
+// Enum value maps for TreeKill.
+var (
+	TreeKill_name = map[int32]string{
+		0: "TREE_KILL_UNSPECIFIED",
+		1: "TREE_KILL_BEST_EFFORT",
+	}
+	TreeKill_value = map[string]int32{
+		"TREE_KILL_UNSPECIFIED": 0,
+		"TREE_KILL_BEST_EFFORT": 1,
+	}
+)
+
+func (x TreeKill) Enum() *TreeKill {
+	p := new(TreeKill)
+	*p = x
+	return p
+}
+
+func (x TreeKill) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TreeKill) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[0].Descriptor()
+}
+
+func (TreeKill) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[0]
+}
+
+func (x TreeKill) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TreeKill.Descriptor instead.
+func (TreeKill) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{0}
+}
+
 // EnvironmentBase is what an environment starts from.
 type EnvironmentBase int32
 
@@ -65,11 +115,11 @@ func (x EnvironmentBase) String() string {
 }
 
 func (EnvironmentBase) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[0].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[1].Descriptor()
 }
 
 func (EnvironmentBase) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[0]
+	return &file_piped_v1_session_proto_enumTypes[1]
 }
 
 func (x EnvironmentBase) Number() protoreflect.EnumNumber {
@@ -78,7 +128,7 @@ func (x EnvironmentBase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EnvironmentBase.Descriptor instead.
 func (EnvironmentBase) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{1}
 }
 
 // StdioMode is where a standard stream leads.
@@ -123,11 +173,11 @@ func (x StdioMode) String() string {
 }
 
 func (StdioMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[1].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[2].Descriptor()
 }
 
 func (StdioMode) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[1]
+	return &file_piped_v1_session_proto_enumTypes[2]
 }
 
 func (x StdioMode) Number() protoreflect.EnumNumber {
@@ -136,7 +186,7 @@ func (x StdioMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StdioMode.Descriptor instead.
 func (StdioMode) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{1}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
 }
 
 // State is where a session is.
@@ -177,11 +227,11 @@ func (x Session_State) String() string {
 }
 
 func (Session_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[2].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[3].Descriptor()
 }
 
 func (Session_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[2]
+	return &file_piped_v1_session_proto_enumTypes[3]
 }
 
 func (x Session_State) Number() protoreflect.EnumNumber {
@@ -235,11 +285,11 @@ func (x Pipe_Kind) String() string {
 }
 
 func (Pipe_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[3].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[4].Descriptor()
 }
 
 func (Pipe_Kind) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[3]
+	return &file_piped_v1_session_proto_enumTypes[4]
 }
 
 func (x Pipe_Kind) Number() protoreflect.EnumNumber {
@@ -297,11 +347,11 @@ func (x Endpoint_State) String() string {
 }
 
 func (Endpoint_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[4].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[5].Descriptor()
 }
 
 func (Endpoint_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[4]
+	return &file_piped_v1_session_proto_enumTypes[5]
 }
 
 func (x Endpoint_State) Number() protoreflect.EnumNumber {
@@ -350,11 +400,11 @@ func (x Process_State) String() string {
 }
 
 func (Process_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[5].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[6].Descriptor()
 }
 
 func (Process_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[5]
+	return &file_piped_v1_session_proto_enumTypes[6]
 }
 
 func (x Process_State) Number() protoreflect.EnumNumber {
@@ -364,6 +414,191 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_session_proto_rawDescGZIP(), []int{6, 0}
+}
+
+// Step is a step of a ladder.
+type Stopping_Step int32
+
+const (
+	// None was taken yet.
+	Stopping_STEP_UNSPECIFIED Stopping_Step = 0
+	// Its input is closed, or just handing over what was accepted for it.
+	Stopping_STEP_CLOSE Stopping_Step = 1
+	// The signal was sent.
+	Stopping_STEP_SIGNAL Stopping_Step = 2
+	// KILL was sent.
+	Stopping_STEP_KILL Stopping_Step = 3
+	// There was no KILL to be sent, and the last grace is over.
+	Stopping_STEP_OVER Stopping_Step = 4
+)
+
+// Enum value maps for Stopping_Step.
+var (
+	Stopping_Step_name = map[int32]string{
+		0: "STEP_UNSPECIFIED",
+		1: "STEP_CLOSE",
+		2: "STEP_SIGNAL",
+		3: "STEP_KILL",
+		4: "STEP_OVER",
+	}
+	Stopping_Step_value = map[string]int32{
+		"STEP_UNSPECIFIED": 0,
+		"STEP_CLOSE":       1,
+		"STEP_SIGNAL":      2,
+		"STEP_KILL":        3,
+		"STEP_OVER":        4,
+	}
+)
+
+func (x Stopping_Step) Enum() *Stopping_Step {
+	p := new(Stopping_Step)
+	*p = x
+	return p
+}
+
+func (x Stopping_Step) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Stopping_Step) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+}
+
+func (Stopping_Step) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[7]
+}
+
+func (x Stopping_Step) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Stopping_Step.Descriptor instead.
+func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
+}
+
+// Scope is who is signalled.
+type StopPolicy_Scope int32
+
+const (
+	// The default: leader.
+	StopPolicy_SCOPE_UNSPECIFIED StopPolicy_Scope = 0
+	// The process alone.
+	StopPolicy_SCOPE_LEADER StopPolicy_Scope = 1
+	// The process and its descendants, as far as Process.tree_kill says. What is left
+	// of them when it exits is killed.
+	StopPolicy_SCOPE_TREE StopPolicy_Scope = 2
+)
+
+// Enum value maps for StopPolicy_Scope.
+var (
+	StopPolicy_Scope_name = map[int32]string{
+		0: "SCOPE_UNSPECIFIED",
+		1: "SCOPE_LEADER",
+		2: "SCOPE_TREE",
+	}
+	StopPolicy_Scope_value = map[string]int32{
+		"SCOPE_UNSPECIFIED": 0,
+		"SCOPE_LEADER":      1,
+		"SCOPE_TREE":        2,
+	}
+)
+
+func (x StopPolicy_Scope) Enum() *StopPolicy_Scope {
+	p := new(StopPolicy_Scope)
+	*p = x
+	return p
+}
+
+func (x StopPolicy_Scope) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StopPolicy_Scope) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
+}
+
+func (StopPolicy_Scope) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[8]
+}
+
+func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StopPolicy_Scope.Descriptor instead.
+func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+}
+
+// Cause is why a process ended.
+type Exit_Cause int32
+
+const (
+	// Told by a daemon that does not know causes.
+	Exit_CAUSE_UNSPECIFIED Exit_Cause = 0
+	// By itself, or by somebody whom the daemon knows nothing of.
+	Exit_CAUSE_OWN Exit_Cause = 1
+	// By a signal that SignalProcess had sent.
+	Exit_CAUSE_SIGNAL_BY_CLIENT Exit_Cause = 2
+	// It was being stopped, by StopProcess or StopSession: also when it returned a
+	// code because its input had ended.
+	Exit_CAUSE_STOPPED Exit_Cause = 3
+	// It was being stopped because its timeout was over.
+	Exit_CAUSE_TIMEOUT Exit_Cause = 4
+	// Its session was deleted, or ended with the daemon.
+	Exit_CAUSE_DELETED Exit_Cause = 5
+	// Nobody can tell: see unknown.
+	Exit_CAUSE_UNKNOWN Exit_Cause = 6
+)
+
+// Enum value maps for Exit_Cause.
+var (
+	Exit_Cause_name = map[int32]string{
+		0: "CAUSE_UNSPECIFIED",
+		1: "CAUSE_OWN",
+		2: "CAUSE_SIGNAL_BY_CLIENT",
+		3: "CAUSE_STOPPED",
+		4: "CAUSE_TIMEOUT",
+		5: "CAUSE_DELETED",
+		6: "CAUSE_UNKNOWN",
+	}
+	Exit_Cause_value = map[string]int32{
+		"CAUSE_UNSPECIFIED":      0,
+		"CAUSE_OWN":              1,
+		"CAUSE_SIGNAL_BY_CLIENT": 2,
+		"CAUSE_STOPPED":          3,
+		"CAUSE_TIMEOUT":          4,
+		"CAUSE_DELETED":          5,
+		"CAUSE_UNKNOWN":          6,
+	}
+)
+
+func (x Exit_Cause) Enum() *Exit_Cause {
+	p := new(Exit_Cause)
+	*p = x
+	return p
+}
+
+func (x Exit_Cause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Exit_Cause) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
+}
+
+func (Exit_Cause) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[9]
+}
+
+func (x Exit_Cause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Exit_Cause.Descriptor instead.
+func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -403,11 +638,11 @@ func (x LogSpec_Overflow) String() string {
 }
 
 func (LogSpec_Overflow) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[6].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
 }
 
 func (LogSpec_Overflow) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[6]
+	return &file_piped_v1_session_proto_enumTypes[10]
 }
 
 func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
@@ -416,7 +651,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // Type is what happened.
@@ -489,11 +724,11 @@ func (x SessionEvent_Type) String() string {
 }
 
 func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
 }
 
 func (SessionEvent_Type) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[7]
+	return &file_piped_v1_session_proto_enumTypes[11]
 }
 
 func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
@@ -502,7 +737,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -1104,7 +1339,13 @@ type Process struct {
 	// The last word about each direction of the pipes that it was given, as the
 	// daemon's end knows them; only in STATE_EXITED, and only of directions that
 	// have ended: a descendant may hold a pipe open longer.
-	Finals        []*Final `protobuf:"bytes,8,rep,name=finals,proto3" json:"finals,omitempty"`
+	Finals []*Final `protobuf:"bytes,8,rep,name=finals,proto3" json:"finals,omitempty"`
+	// Its ladder, once there was one: since StopProcess, StopSession or its timeout.
+	Stopping *Stopping `protobuf:"bytes,9,opt,name=stopping,proto3" json:"stopping,omitempty"`
+	// What StopPolicy.SCOPE_TREE reaches of it.
+	TreeKill TreeKill `protobuf:"varint,10,opt,name=tree_kill,json=treeKill,proto3,enum=piped.v1.TreeKill" json:"tree_kill,omitempty"`
+	// When its timeout is over, if it has one.
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1195,6 +1436,217 @@ func (x *Process) GetFinals() []*Final {
 	return nil
 }
 
+func (x *Process) GetStopping() *Stopping {
+	if x != nil {
+		return x.Stopping
+	}
+	return nil
+}
+
+func (x *Process) GetTreeKill() TreeKill {
+	if x != nil {
+		return x.TreeKill
+	}
+	return TreeKill_TREE_KILL_UNSPECIFIED
+}
+
+func (x *Process) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+// A Stopping is how far a ladder has come.
+type Stopping struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last step that was taken.
+	Step Stopping_Step `protobuf:"varint,1,opt,name=step,proto3,enum=piped.v1.Stopping_Step" json:"step,omitempty"`
+	// When.
+	StepTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=step_time,json=stepTime,proto3" json:"step_time,omitempty"`
+	// When the next step comes, if the process has not exited by then. Absent when
+	// there is none.
+	NextTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
+	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT or CAUSE_DELETED.
+	Cause         Exit_Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stopping) Reset() {
+	*x = Stopping{}
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stopping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stopping) ProtoMessage() {}
+
+func (x *Stopping) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
+func (*Stopping) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Stopping) GetStep() Stopping_Step {
+	if x != nil {
+		return x.Step
+	}
+	return Stopping_STEP_UNSPECIFIED
+}
+
+func (x *Stopping) GetStepTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StepTime
+	}
+	return nil
+}
+
+func (x *Stopping) GetNextTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextTime
+	}
+	return nil
+}
+
+func (x *Stopping) GetCause() Exit_Cause {
+	if x != nil {
+		return x.Cause
+	}
+	return Exit_CAUSE_UNSPECIFIED
+}
+
+// A StopPolicy says how a process is stopped. What is absent is taken from the
+// policy below it: below that of a call lies ProcessSpec.stop, below that are the
+// daemon's defaults.
+type StopPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long the process has after its input is closed, which includes handing over
+	// what was accepted. Absent: Limits.stop_close_grace. Zero: the signal follows at
+	// once. At most Limits.max_stop_grace.
+	CloseGrace *durationpb.Duration `protobuf:"bytes,1,opt,name=close_grace,json=closeGrace,proto3" json:"close_grace,omitempty"`
+	// Leave its input open. Begin with the signal. An input that another process of
+	// the session reads too, which is not being stopped, is left open anyway.
+	KeepInput *bool `protobuf:"varint,2,opt,name=keep_input,json=keepInput,proto3,oneof" json:"keep_input,omitempty"`
+	// The signal that asks it to end, by its name with or without SIG or by its
+	// number. Empty: TERM. CONT follows it, so that a stopped process can act on it.
+	Signal string `protobuf:"bytes,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	// How long the process has after the signal. Absent: Limits.stop_grace. At most
+	// Limits.max_stop_grace.
+	Grace *durationpb.Duration `protobuf:"bytes,4,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Send no signal before KILL.
+	SkipSignal *bool `protobuf:"varint,5,opt,name=skip_signal,json=skipSignal,proto3,oneof" json:"skip_signal,omitempty"`
+	// Do not kill it: when the grace is over it is left running.
+	SkipKill *bool `protobuf:"varint,6,opt,name=skip_kill,json=skipKill,proto3,oneof" json:"skip_kill,omitempty"`
+	// Who is signalled. Unspecified: the leader.
+	Scope StopPolicy_Scope `protobuf:"varint,7,opt,name=scope,proto3,enum=piped.v1.StopPolicy_Scope" json:"scope,omitempty"`
+	// DeleteSession with force climbs the ladder too, instead of killing at once.
+	OnDelete      *bool `protobuf:"varint,8,opt,name=on_delete,json=onDelete,proto3,oneof" json:"on_delete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopPolicy) Reset() {
+	*x = StopPolicy{}
+	mi := &file_piped_v1_session_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopPolicy) ProtoMessage() {}
+
+func (x *StopPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
+func (*StopPolicy) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
+	if x != nil {
+		return x.CloseGrace
+	}
+	return nil
+}
+
+func (x *StopPolicy) GetKeepInput() bool {
+	if x != nil && x.KeepInput != nil {
+		return *x.KeepInput
+	}
+	return false
+}
+
+func (x *StopPolicy) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *StopPolicy) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *StopPolicy) GetSkipSignal() bool {
+	if x != nil && x.SkipSignal != nil {
+		return *x.SkipSignal
+	}
+	return false
+}
+
+func (x *StopPolicy) GetSkipKill() bool {
+	if x != nil && x.SkipKill != nil {
+		return *x.SkipKill
+	}
+	return false
+}
+
+func (x *StopPolicy) GetScope() StopPolicy_Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return StopPolicy_SCOPE_UNSPECIFIED
+}
+
+func (x *StopPolicy) GetOnDelete() bool {
+	if x != nil && x.OnDelete != nil {
+		return *x.OnDelete
+	}
+	return false
+}
+
 // A Final is the last word about one direction.
 type Final struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1216,7 +1668,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1680,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1693,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Final) GetPipe() string {
@@ -1299,14 +1751,16 @@ type Exit struct {
 	// What the process has used. Absent where nobody can tell: only the parent is
 	// told, and that is the keeper that started the process. With unknown, or when
 	// that keeper died before the process, there is none.
-	Usage         *ProcessUsage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *ProcessUsage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
+	// Why it ended, as far as the daemon had a hand in it.
+	Cause         Exit_Cause `protobuf:"varint,7,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1772,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1785,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -1396,6 +1850,13 @@ func (x *Exit) GetUsage() *ProcessUsage {
 	return nil
 }
 
+func (x *Exit) GetCause() Exit_Cause {
+	if x != nil {
+		return x.Cause
+	}
+	return Exit_CAUSE_UNSPECIFIED
+}
+
 type isExit_Status interface {
 	isExit_Status()
 }
@@ -1443,7 +1904,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1916,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1929,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -1511,7 +1972,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1984,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1997,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -1587,7 +2048,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +2060,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +2073,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -1659,6 +2120,11 @@ type ProcessSpec struct {
 	StderrPipe *PipeSpec `protobuf:"bytes,10,opt,name=stderr_pipe,json=stderrPipe,proto3" json:"stderr_pipe,omitempty"`
 	// Ends that the process gets.
 	Inherits []*Inherit `protobuf:"bytes,11,rep,name=inherits,proto3" json:"inherits,omitempty"`
+	// How it is stopped where the call does not say otherwise.
+	Stop *StopPolicy `protobuf:"bytes,12,opt,name=stop,proto3" json:"stop,omitempty"`
+	// It is stopped when it has not exited so long after its start, also when no
+	// daemon runs at that moment: then by the next one. Absent or zero: never.
+	Timeout *durationpb.Duration `protobuf:"bytes,13,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Who it runs as, by name or number. Empty: the user of the keeper. Only a
 	// keeper that runs as root can start a program as another.
 	User string `protobuf:"bytes,20,opt,name=user,proto3" json:"user,omitempty"`
@@ -1682,7 +2148,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2160,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2173,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -1787,6 +2253,20 @@ func (x *ProcessSpec) GetInherits() []*Inherit {
 	return nil
 }
 
+func (x *ProcessSpec) GetStop() *StopPolicy {
+	if x != nil {
+		return x.Stop
+	}
+	return nil
+}
+
+func (x *ProcessSpec) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
 func (x *ProcessSpec) GetUser() string {
 	if x != nil {
 		return x.User
@@ -1853,7 +2333,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2345,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2358,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -1924,7 +2404,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2416,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2429,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2001,7 +2481,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2493,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2506,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2075,7 +2555,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2567,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2580,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -2124,7 +2604,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2616,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2629,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2177,7 +2657,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2669,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2682,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2231,7 +2711,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2723,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2736,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2307,7 +2787,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2799,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2812,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2376,7 +2856,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2868,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2881,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2473,7 +2953,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2965,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2978,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -2592,7 +3072,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +3084,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +3097,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -2651,7 +3131,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2663,7 +3143,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2676,7 +3156,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -2769,7 +3249,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2781,7 +3261,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2794,7 +3274,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -2820,7 +3300,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +3312,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +3325,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -2863,7 +3343,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3355,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3368,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -2923,7 +3403,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +3415,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3428,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -2974,7 +3454,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3466,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3479,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3034,7 +3514,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3526,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3539,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -3084,7 +3564,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3096,7 +3576,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3109,7 +3589,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3142,7 +3622,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3634,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3647,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3185,7 +3665,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3197,7 +3677,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3210,7 +3690,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3245,7 +3725,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3257,7 +3737,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3270,10 +3750,130 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// StopProcessRequest stops a process.
+type StopProcessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Name of the process. Empty: the first.
+	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	// How, where it should not be as ProcessSpec.stop said.
+	Policy *StopPolicy `protobuf:"bytes,3,opt,name=policy,proto3" json:"policy,omitempty"`
+	// How long to wait for the exit. Zero or negative: return when the ladder has
+	// begun. Absent: until it has exited, or the ladder is over.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopProcessRequest) Reset() {
+	*x = StopProcessRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopProcessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopProcessRequest) ProtoMessage() {}
+
+func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
+func (*StopProcessRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *StopProcessRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *StopProcessRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *StopProcessRequest) GetPolicy() *StopPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *StopProcessRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// StopProcessResponse returns the process.
+type StopProcessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The process: exited, or still running, and stopping tells how far it is.
+	Process       *Process `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopProcessResponse) Reset() {
+	*x = StopProcessResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopProcessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopProcessResponse) ProtoMessage() {}
+
+func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
+func (*StopProcessResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *StopProcessResponse) GetProcess() *Process {
 	if x != nil {
 		return x.Process
 	}
@@ -3285,17 +3885,19 @@ type StopSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name or uid.
 	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
-	// How long a process has after its input is closed. Absent: 2 s.
+	// The same as policy.close_grace.
 	InputGrace *durationpb.Duration `protobuf:"bytes,2,opt,name=input_grace,json=inputGrace,proto3" json:"input_grace,omitempty"`
-	// How long a process has after TERM. Absent: 5 s.
-	TermGrace     *durationpb.Duration `protobuf:"bytes,3,opt,name=term_grace,json=termGrace,proto3" json:"term_grace,omitempty"`
+	// The same as policy.grace.
+	TermGrace *durationpb.Duration `protobuf:"bytes,3,opt,name=term_grace,json=termGrace,proto3" json:"term_grace,omitempty"`
+	// How, where it should not be as ProcessSpec.stop said of each process.
+	Policy        *StopPolicy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3909,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3922,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3344,10 +3946,17 @@ func (x *StopSessionRequest) GetTermGrace() *durationpb.Duration {
 	return nil
 }
 
+func (x *StopSessionRequest) GetPolicy() *StopPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
 // StopSessionResponse returns how the processes ended.
 type StopSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The processes, all exited.
+	// The processes, all exited; with policy.skip_kill perhaps not all.
 	Processes     []*Process `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3355,7 +3964,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3976,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3989,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -3464,7 +4073,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x12\x10\n" +
 	"\x03fds\x18\x03 \x03(\x05R\x03fds\x12\x16\n" +
-	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\xee\x02\n" +
+	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\x87\x04\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -3474,18 +4083,58 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\"\n" +
 	"\x04exit\x18\x06 \x01(\v2\x0e.piped.v1.ExitR\x04exit\x12-\n" +
 	"\binherits\x18\a \x03(\v2\x11.piped.v1.InheritR\binherits\x12'\n" +
-	"\x06finals\x18\b \x03(\v2\x0f.piped.v1.FinalR\x06finals\"C\n" +
+	"\x06finals\x18\b \x03(\v2\x0f.piped.v1.FinalR\x06finals\x12.\n" +
+	"\bstopping\x18\t \x01(\v2\x12.piped.v1.StoppingR\bstopping\x12/\n" +
+	"\ttree_kill\x18\n" +
+	" \x01(\x0e2\x12.piped.v1.TreeKillR\btreeKill\x126\n" +
+	"\bdeadline\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"C\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x02\"\x91\x01\n" +
+	"\fSTATE_EXITED\x10\x02\"\xb2\x02\n" +
+	"\bStopping\x12+\n" +
+	"\x04step\x18\x01 \x01(\x0e2\x17.piped.v1.Stopping.StepR\x04step\x127\n" +
+	"\tstep_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bstepTime\x127\n" +
+	"\tnext_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnextTime\x12*\n" +
+	"\x05cause\x18\x04 \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"[\n" +
+	"\x04Step\x12\x14\n" +
+	"\x10STEP_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"STEP_CLOSE\x10\x01\x12\x0f\n" +
+	"\vSTEP_SIGNAL\x10\x02\x12\r\n" +
+	"\tSTEP_KILL\x10\x03\x12\r\n" +
+	"\tSTEP_OVER\x10\x04\"\xce\x03\n" +
+	"\n" +
+	"StopPolicy\x12:\n" +
+	"\vclose_grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"closeGrace\x12\"\n" +
+	"\n" +
+	"keep_input\x18\x02 \x01(\bH\x00R\tkeepInput\x88\x01\x01\x12\x16\n" +
+	"\x06signal\x18\x03 \x01(\tR\x06signal\x12/\n" +
+	"\x05grace\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12$\n" +
+	"\vskip_signal\x18\x05 \x01(\bH\x01R\n" +
+	"skipSignal\x88\x01\x01\x12 \n" +
+	"\tskip_kill\x18\x06 \x01(\bH\x02R\bskipKill\x88\x01\x01\x120\n" +
+	"\x05scope\x18\a \x01(\x0e2\x1a.piped.v1.StopPolicy.ScopeR\x05scope\x12 \n" +
+	"\ton_delete\x18\b \x01(\bH\x03R\bonDelete\x88\x01\x01\"@\n" +
+	"\x05Scope\x12\x15\n" +
+	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fSCOPE_LEADER\x10\x01\x12\x0e\n" +
+	"\n" +
+	"SCOPE_TREE\x10\x02B\r\n" +
+	"\v_keep_inputB\x0e\n" +
+	"\f_skip_signalB\f\n" +
+	"\n" +
+	"_skip_killB\f\n" +
+	"\n" +
+	"_on_delete\"\x91\x01\n" +
 	"\x05Final\x12\x12\n" +
 	"\x04pipe\x18\x01 \x01(\tR\x04pipe\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\x12\x12\n" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\x89\x02\n" +
+	"\t_all_read\"\xcd\x03\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -3494,7 +4143,16 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vcore_dumped\x18\x04 \x01(\bR\n" +
 	"coreDumped\x127\n" +
 	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
-	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usageB\b\n" +
+	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usage\x12*\n" +
+	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"\x95\x01\n" +
+	"\x05Cause\x12\x15\n" +
+	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tCAUSE_OWN\x10\x01\x12\x1a\n" +
+	"\x16CAUSE_SIGNAL_BY_CLIENT\x10\x02\x12\x11\n" +
+	"\rCAUSE_STOPPED\x10\x03\x12\x11\n" +
+	"\rCAUSE_TIMEOUT\x10\x04\x12\x11\n" +
+	"\rCAUSE_DELETED\x10\x05\x12\x11\n" +
+	"\rCAUSE_UNKNOWN\x10\x06B\b\n" +
 	"\x06status\"\xae\x01\n" +
 	"\fProcessUsage\x126\n" +
 	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
@@ -3515,7 +4173,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xa1\x05\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\x80\x06\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -3530,7 +4188,9 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vstderr_pipe\x18\n" +
 	" \x01(\v2\x12.piped.v1.PipeSpecR\n" +
 	"stderrPipe\x12-\n" +
-	"\binherits\x18\v \x03(\v2\x11.piped.v1.InheritR\binherits\x12\x12\n" +
+	"\binherits\x18\v \x03(\v2\x11.piped.v1.InheritR\binherits\x12(\n" +
+	"\x04stop\x18\f \x01(\v2\x14.piped.v1.StopPolicyR\x04stop\x123\n" +
+	"\atimeout\x18\r \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x12\n" +
 	"\x04user\x18\x14 \x01(\tR\x04user\x12\x14\n" +
 	"\x05group\x18\x15 \x01(\tR\x05group\x12\x16\n" +
 	"\x06groups\x18\x16 \x03(\tR\x06groups\x12/\n" +
@@ -3662,15 +4322,28 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"\b_timeout\"B\n" +
 	"\x13WaitProcessResponse\x12+\n" +
-	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\xa4\x01\n" +
+	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\xbc\x01\n" +
+	"\x12StopProcessRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
+	"\aprocess\x18\x02 \x01(\tR\aprocess\x12,\n" +
+	"\x06policy\x18\x03 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\x128\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationH\x00R\atimeout\x88\x01\x01B\n" +
+	"\n" +
+	"\b_timeout\"B\n" +
+	"\x13StopProcessResponse\x12+\n" +
+	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\xd2\x01\n" +
 	"\x12StopSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12:\n" +
 	"\vinput_grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"inputGrace\x128\n" +
 	"\n" +
-	"term_grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ttermGrace\"F\n" +
+	"term_grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ttermGrace\x12,\n" +
+	"\x06policy\x18\x04 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\"F\n" +
 	"\x13StopSessionResponse\x12/\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses*\x86\x01\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses*@\n" +
+	"\bTreeKill\x12\x19\n" +
+	"\x15TREE_KILL_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15TREE_KILL_BEST_EFFORT\x10\x01*\x86\x01\n" +
 	"\x0fEnvironmentBase\x12 \n" +
 	"\x1cENVIRONMENT_BASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ENVIRONMENT_BASE_NONE\x10\x01\x12\x1c\n" +
@@ -3680,7 +4353,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
-	"\x11STDIO_MODE_MERGED\x10\x032\xa2\x06\n" +
+	"\x11STDIO_MODE_MERGED\x10\x032\xee\x06\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -3693,6 +4366,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\fStartProcess\x12\x1d.piped.v1.StartProcessRequest\x1a\x1e.piped.v1.StartProcessResponse\x12P\n" +
 	"\rSignalProcess\x12\x1e.piped.v1.SignalProcessRequest\x1a\x1f.piped.v1.SignalProcessResponse\x12J\n" +
 	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12J\n" +
+	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
 	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
@@ -3708,163 +4382,190 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_piped_v1_session_proto_goTypes = []any{
-	(EnvironmentBase)(0),          // 0: piped.v1.EnvironmentBase
-	(StdioMode)(0),                // 1: piped.v1.StdioMode
-	(Session_State)(0),            // 2: piped.v1.Session.State
-	(Pipe_Kind)(0),                // 3: piped.v1.Pipe.Kind
-	(Endpoint_State)(0),           // 4: piped.v1.Endpoint.State
-	(Process_State)(0),            // 5: piped.v1.Process.State
-	(LogSpec_Overflow)(0),         // 6: piped.v1.LogSpec.Overflow
-	(SessionEvent_Type)(0),        // 7: piped.v1.SessionEvent.Type
-	(*Session)(nil),               // 8: piped.v1.Session
-	(*Pipe)(nil),                  // 9: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 10: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 11: piped.v1.Endpoint
-	(*Flow)(nil),                  // 12: piped.v1.Flow
-	(*Holder)(nil),                // 13: piped.v1.Holder
-	(*Process)(nil),               // 14: piped.v1.Process
-	(*Final)(nil),                 // 15: piped.v1.Final
-	(*Exit)(nil),                  // 16: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 17: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 18: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 19: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 20: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 21: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 22: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 23: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 24: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 25: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 26: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 27: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 28: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 29: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 30: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 31: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 32: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 33: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 34: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 35: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 36: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 37: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 38: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 39: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 40: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 41: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 42: piped.v1.WaitProcessResponse
-	(*StopSessionRequest)(nil),    // 43: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 44: piped.v1.StopSessionResponse
-	nil,                           // 45: piped.v1.Session.LabelsEntry
-	nil,                           // 46: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 47: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 48: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 49: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
-	(*Framing)(nil),               // 51: piped.v1.Framing
-	(*End)(nil),                   // 52: piped.v1.End
-	(*Lease)(nil),                 // 53: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 54: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 55: piped.v1.Heartbeat
+	(TreeKill)(0),                 // 0: piped.v1.TreeKill
+	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
+	(StdioMode)(0),                // 2: piped.v1.StdioMode
+	(Session_State)(0),            // 3: piped.v1.Session.State
+	(Pipe_Kind)(0),                // 4: piped.v1.Pipe.Kind
+	(Endpoint_State)(0),           // 5: piped.v1.Endpoint.State
+	(Process_State)(0),            // 6: piped.v1.Process.State
+	(Stopping_Step)(0),            // 7: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),         // 8: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),               // 9: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),         // 10: piped.v1.LogSpec.Overflow
+	(SessionEvent_Type)(0),        // 11: piped.v1.SessionEvent.Type
+	(*Session)(nil),               // 12: piped.v1.Session
+	(*Pipe)(nil),                  // 13: piped.v1.Pipe
+	(*EndpointRef)(nil),           // 14: piped.v1.EndpointRef
+	(*Endpoint)(nil),              // 15: piped.v1.Endpoint
+	(*Flow)(nil),                  // 16: piped.v1.Flow
+	(*Holder)(nil),                // 17: piped.v1.Holder
+	(*Process)(nil),               // 18: piped.v1.Process
+	(*Stopping)(nil),              // 19: piped.v1.Stopping
+	(*StopPolicy)(nil),            // 20: piped.v1.StopPolicy
+	(*Final)(nil),                 // 21: piped.v1.Final
+	(*Exit)(nil),                  // 22: piped.v1.Exit
+	(*ProcessUsage)(nil),          // 23: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),              // 24: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 25: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 26: piped.v1.ProcessSpec
+	(*ResourceLimit)(nil),         // 27: piped.v1.ResourceLimit
+	(*Inherit)(nil),               // 28: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 29: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 30: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 31: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 32: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 33: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 34: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 35: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 36: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 37: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 38: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 39: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 40: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 41: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 42: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 43: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 44: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 45: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 46: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 47: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 48: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),    // 49: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),   // 50: piped.v1.StopProcessResponse
+	(*StopSessionRequest)(nil),    // 51: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 52: piped.v1.StopSessionResponse
+	nil,                           // 53: piped.v1.Session.LabelsEntry
+	nil,                           // 54: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 55: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 56: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 57: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
+	(*Framing)(nil),               // 59: piped.v1.Framing
+	(*End)(nil),                   // 60: piped.v1.End
+	(*Lease)(nil),                 // 61: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 63: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	45, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
-	2,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	50, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	50, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	50, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	9,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	14, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	3,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	51, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	51, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	11, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	4,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	12, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	12, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	13, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	50, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	52, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	53, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	5,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	50, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	16, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	22, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	15, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	52, // 23: piped.v1.Final.last:type_name -> piped.v1.End
-	50, // 24: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	17, // 25: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	54, // 26: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	54, // 27: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	3,  // 28: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	51, // 29: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	51, // 30: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	19, // 31: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	6,  // 32: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	0,  // 33: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	1,  // 34: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	1,  // 35: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	1,  // 36: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	18, // 37: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	18, // 38: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	22, // 39: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	21, // 40: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	46, // 41: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	18, // 42: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	20, // 43: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	8,  // 44: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	8,  // 45: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	2,  // 46: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	47, // 47: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	8,  // 48: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	48, // 49: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	54, // 50: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	2,  // 51: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	8,  // 52: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	31, // 53: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	32, // 54: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	55, // 55: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	7,  // 56: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	50, // 57: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	49, // 58: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	14, // 59: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	15, // 60: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	53, // 61: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	18, // 62: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	9,  // 63: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	20, // 64: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	14, // 65: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	54, // 66: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	14, // 67: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	54, // 68: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	54, // 69: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	14, // 70: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	23, // 71: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	25, // 72: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	27, // 73: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	29, // 74: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	33, // 75: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	35, // 76: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	37, // 77: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	39, // 78: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	41, // 79: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	43, // 80: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	24, // 81: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	26, // 82: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	28, // 83: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	30, // 84: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	34, // 85: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	36, // 86: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	38, // 87: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	40, // 88: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	42, // 89: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	44, // 90: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	81, // [81:91] is the sub-list for method output_type
-	71, // [71:81] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	53, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	3,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
+	58, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	58, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	58, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	13, // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	18, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	4,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
+	59, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	59, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	15, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	5,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	16, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	16, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	17, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	58, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	60, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
+	61, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	6,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	58, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	22, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	28, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	21, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
+	19, // 23: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,  // 24: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	58, // 25: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	7,  // 26: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	58, // 27: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	58, // 28: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	9,  // 29: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	62, // 30: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	62, // 31: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	8,  // 32: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	60, // 33: piped.v1.Final.last:type_name -> piped.v1.End
+	58, // 34: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	23, // 35: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	9,  // 36: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	62, // 37: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	62, // 38: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,  // 39: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	59, // 40: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	59, // 41: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	25, // 42: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	10, // 43: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,  // 44: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,  // 45: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,  // 46: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,  // 47: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	24, // 48: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	24, // 49: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	28, // 50: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	20, // 51: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	62, // 52: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	27, // 53: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	54, // 54: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	24, // 55: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	26, // 56: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	12, // 57: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	12, // 58: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,  // 59: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	55, // 60: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	12, // 61: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	56, // 62: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	62, // 63: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,  // 64: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	12, // 65: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	37, // 66: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	38, // 67: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	63, // 68: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	11, // 69: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	58, // 70: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	57, // 71: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	18, // 72: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	21, // 73: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	61, // 74: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	24, // 75: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	13, // 76: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	26, // 77: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	18, // 78: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	62, // 79: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	18, // 80: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	20, // 81: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	62, // 82: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	18, // 83: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	62, // 84: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	62, // 85: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	20, // 86: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	18, // 87: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	29, // 88: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	31, // 89: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	33, // 90: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	35, // 91: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	39, // 92: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	41, // 93: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	43, // 94: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	45, // 95: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	47, // 96: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	49, // 97: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	51, // 98: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	30, // 99: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	32, // 100: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	34, // 101: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	36, // 102: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	40, // 103: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	42, // 104: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	44, // 105: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	46, // 106: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	48, // 107: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	50, // 108: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	52, // 109: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	99, // [99:110] is the sub-list for method output_type
+	88, // [88:99] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -3874,28 +4575,30 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[7].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[13].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[22].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[24].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[33].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[35].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   42,
+			NumEnums:      12,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

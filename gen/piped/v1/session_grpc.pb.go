@@ -28,6 +28,7 @@ const (
 	SessionService_StartProcess_FullMethodName  = "/piped.v1.SessionService/StartProcess"
 	SessionService_SignalProcess_FullMethodName = "/piped.v1.SessionService/SignalProcess"
 	SessionService_WaitProcess_FullMethodName   = "/piped.v1.SessionService/WaitProcess"
+	SessionService_StopProcess_FullMethodName   = "/piped.v1.SessionService/StopProcess"
 	SessionService_StopSession_FullMethodName   = "/piped.v1.SessionService/StopSession"
 )
 
@@ -50,7 +51,8 @@ type SessionServiceClient interface {
 	// goes on behind a resume token.
 	WatchSessions(ctx context.Context, in *WatchSessionsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchSessionsResponse], error)
 	// DeleteSession removes an ended session; with force also one that has not
-	// ended: its processes are killed and its pipes closed.
+	// ended: its processes are killed, or stopped where their StopPolicy says
+	// on_delete, and its pipes closed.
 	DeleteSession(ctx context.Context, in *DeleteSessionRequest, opts ...grpc.CallOption) (*DeleteSessionResponse, error)
 	// CreatePipe adds a pipe to a session. The daemon holds both ends.
 	CreatePipe(ctx context.Context, in *CreatePipeRequest, opts ...grpc.CallOption) (*CreatePipeResponse, error)
@@ -61,8 +63,13 @@ type SessionServiceClient interface {
 	SignalProcess(ctx context.Context, in *SignalProcessRequest, opts ...grpc.CallOption) (*SignalProcessResponse, error)
 	// WaitProcess waits until a process has exited.
 	WaitProcess(ctx context.Context, in *WaitProcessRequest, opts ...grpc.CallOption) (*WaitProcessResponse, error)
-	// StopSession ends the processes of a session step by step: close their
-	// input, then TERM, then KILL, with a grace period before each next step.
+	// StopProcess ends a process step by step, as a StopPolicy says: close its
+	// input, then TERM, then KILL, with a grace period before each next step. The
+	// steps go on in the daemon, and in the one after it, when the call is gone. One
+	// that comes meanwhile joins: of each step the earlier time counts. For a process
+	// that has exited there is nothing to do.
+	StopProcess(ctx context.Context, in *StopProcessRequest, opts ...grpc.CallOption) (*StopProcessResponse, error)
+	// StopSession is StopProcess for all processes of a session at once.
 	StopSession(ctx context.Context, in *StopSessionRequest, opts ...grpc.CallOption) (*StopSessionResponse, error)
 }
 
@@ -173,6 +180,16 @@ func (c *sessionServiceClient) WaitProcess(ctx context.Context, in *WaitProcessR
 	return out, nil
 }
 
+func (c *sessionServiceClient) StopProcess(ctx context.Context, in *StopProcessRequest, opts ...grpc.CallOption) (*StopProcessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StopProcessResponse)
+	err := c.cc.Invoke(ctx, SessionService_StopProcess_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sessionServiceClient) StopSession(ctx context.Context, in *StopSessionRequest, opts ...grpc.CallOption) (*StopSessionResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StopSessionResponse)
@@ -202,7 +219,8 @@ type SessionServiceServer interface {
 	// goes on behind a resume token.
 	WatchSessions(*WatchSessionsRequest, grpc.ServerStreamingServer[WatchSessionsResponse]) error
 	// DeleteSession removes an ended session; with force also one that has not
-	// ended: its processes are killed and its pipes closed.
+	// ended: its processes are killed, or stopped where their StopPolicy says
+	// on_delete, and its pipes closed.
 	DeleteSession(context.Context, *DeleteSessionRequest) (*DeleteSessionResponse, error)
 	// CreatePipe adds a pipe to a session. The daemon holds both ends.
 	CreatePipe(context.Context, *CreatePipeRequest) (*CreatePipeResponse, error)
@@ -213,8 +231,13 @@ type SessionServiceServer interface {
 	SignalProcess(context.Context, *SignalProcessRequest) (*SignalProcessResponse, error)
 	// WaitProcess waits until a process has exited.
 	WaitProcess(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error)
-	// StopSession ends the processes of a session step by step: close their
-	// input, then TERM, then KILL, with a grace period before each next step.
+	// StopProcess ends a process step by step, as a StopPolicy says: close its
+	// input, then TERM, then KILL, with a grace period before each next step. The
+	// steps go on in the daemon, and in the one after it, when the call is gone. One
+	// that comes meanwhile joins: of each step the earlier time counts. For a process
+	// that has exited there is nothing to do.
+	StopProcess(context.Context, *StopProcessRequest) (*StopProcessResponse, error)
+	// StopSession is StopProcess for all processes of a session at once.
 	StopSession(context.Context, *StopSessionRequest) (*StopSessionResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
@@ -252,6 +275,9 @@ func (UnimplementedSessionServiceServer) SignalProcess(context.Context, *SignalP
 }
 func (UnimplementedSessionServiceServer) WaitProcess(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitProcess not implemented")
+}
+func (UnimplementedSessionServiceServer) StopProcess(context.Context, *StopProcessRequest) (*StopProcessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StopProcess not implemented")
 }
 func (UnimplementedSessionServiceServer) StopSession(context.Context, *StopSessionRequest) (*StopSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopSession not implemented")
@@ -432,6 +458,24 @@ func _SessionService_WaitProcess_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_StopProcess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StopProcessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).StopProcess(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_StopProcess_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).StopProcess(ctx, req.(*StopProcessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SessionService_StopSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StopSessionRequest)
 	if err := dec(in); err != nil {
@@ -488,6 +532,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WaitProcess",
 			Handler:    _SessionService_WaitProcess_Handler,
+		},
+		{
+			MethodName: "StopProcess",
+			Handler:    _SessionService_StopProcess_Handler,
 		},
 		{
 			MethodName: "StopSession",
