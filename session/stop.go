@@ -133,12 +133,16 @@ type Stopping struct {
 	Cause Cause
 }
 
-// stoppingLocked returns how far the ladder has come, as it is recorded; nil if
-// there was none.
+// stoppingLocked returns how far the ladder has come; nil if there was none. While
+// the process runs that is what is recorded, so that it stays true. It may exit
+// before the step that ended it is.
 func (p *Process) stoppingLocked() *Stopping {
 	l := p.record.Ladder
 	if l == nil {
 		return nil
+	}
+	if !p.Running() {
+		return &Stopping{Step: p.ladder.Step, Taken: p.ladder.Taken, Cause: p.ladder.Cause}
 	}
 	_, next, _ := l.next()
 	return &Stopping{Step: l.Step, Taken: l.Taken, Next: next, Cause: l.Cause}

@@ -63,7 +63,11 @@ func wantExit(t *testing.T, p *session.Process, code int, sig syscall.Signal, ca
 	if err := p.Wait(ctx); err != nil {
 		t.Fatalf("it does not exit: %+v", p.Info().Stopping)
 	}
-	if got := p.Info(); got.Exit.Code != code || got.Exit.Signal != sig || got.Cause != cause {
+	got := p.Info()
+	if s := got.Stopping; s != nil && (s.Step == 0 && cause != session.CauseSignal || !s.Next.IsZero()) {
+		t.Errorf("its ladder ended as %+v", s)
+	}
+	if got.Exit.Code != code || got.Exit.Signal != sig || got.Cause != cause {
 		t.Errorf("exit %+v because of %v, want code %d, signal %v because of %v", got.Exit, got.Cause, code, sig, cause)
 	}
 }
