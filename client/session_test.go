@@ -12,6 +12,7 @@ import (
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 func TestListGoesThroughAllPages(t *testing.T) {
@@ -102,6 +103,28 @@ func TestProcessIsDrivenFromStartToExit(t *testing.T) {
 	}
 	if err := c.Delete(t.Context(), session, false); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestStopProcessStopsOneAndSaysHowFarItIs(t *testing.T) {
+	c := dial(t)
+	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Args: []string{"sleep", "1000"}}})
+	if _, err := c.Start(t.Context(), &pipedv1.StartProcessRequest{
+		Session: session, Process: &pipedv1.ProcessSpec{Name: "other", Args: []string{"cat"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	req := &pipedv1.StopProcessRequest{Session: session, Timeout: durationpb.New(0), Policy: &pipedv1.StopPolicy{CloseGrace: durationpb.New(time.Hour)}}
+	p, err := c.StopProcess(t.Context(), req)
+	if err != nil || p.GetState() != pipedv1.Process_STATE_RUNNING || p.GetStopping() == nil {
+		t.Fatalf("got %v, %v; want it running, on its ladder", p, err)
+	}
+	p, err = c.StopProcess(t.Context(), &pipedv1.StopProcessRequest{Session: session, Policy: &pipedv1.StopPolicy{CloseGrace: durationpb.New(0)}})
+	if err != nil || p.GetExit().GetSignal() != "TERM" || p.GetExit().GetCause() != pipedv1.Exit_CAUSE_STOPPED {
+		t.Errorf("got %v, %v; want signal TERM, stopped", p, err)
+	}
+	if p, err := c.Wait(t.Context(), session, "other", 0); err != nil || p.GetState() != pipedv1.Process_STATE_RUNNING {
+		t.Errorf("the other: got %v, %v; want it running", p, err)
 	}
 }
 

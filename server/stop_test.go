@@ -50,7 +50,8 @@ func TestStopProcessReturnsHowFarItIsWhenItsTimeoutIsOver(t *testing.T) {
 	c := withProcess(t, nil)
 	keep := true
 	p := c.stop(t, &pipedv1.StopPolicy{KeepInput: &keep, Signal: "WINCH", Grace: durationpb.New(time.Hour)}, durationpb.New(0))
-	if p.GetState() != pipedv1.Process_STATE_RUNNING || p.GetStopping().GetNextTime() == nil || p.GetTreeKill() != pipedv1.TreeKill_TREE_KILL_BEST_EFFORT {
+	if p.GetState() != pipedv1.Process_STATE_RUNNING || p.GetStopping().GetNextTime() == nil ||
+		p.GetTreeKill() != pipedv1.TreeKill_TREE_KILL_BEST_EFFORT {
 		t.Errorf("got %v", p)
 	}
 	p = c.stop(t, &pipedv1.StopPolicy{SkipSignal: &keep, KeepInput: &keep, Scope: pipedv1.StopPolicy_SCOPE_TREE}, nil)
@@ -121,7 +122,9 @@ func TestStopThatMakesNoSenseIsRefused(t *testing.T) {
 	if _, err := c.sessions.StopSession(t.Context(), both); err == nil || answerTo(t, err).Reason != "ARGUMENT" {
 		t.Errorf("the grace twice: %v", err)
 	}
-	for want, req := range map[string]*pipedv1.StopProcessRequest{"SESSION_NOT_FOUND": {Session: "none"}, "PROCESS_NOT_FOUND": {Session: "s", Process: "none"}} {
+	for want, req := range map[string]*pipedv1.StopProcessRequest{
+		"SESSION_NOT_FOUND": {Session: "none"}, "PROCESS_NOT_FOUND": {Session: "s", Process: "none"},
+	} {
 		if _, err := c.sessions.StopProcess(t.Context(), req); err == nil || answerTo(t, err).Reason != want {
 			t.Errorf("got %v, want %s", err, want)
 		}

@@ -52,7 +52,8 @@ reached.`,
 	}
 	exclusive(cmd, "close-grace", "input-grace")
 	exclusive(cmd, "grace", "term-grace")
-	_ = cmd.RegisterFlagCompletionFunc("signal", cobra.FixedCompletions([]string{"TERM", "INT", "HUP", "QUIT", "USR1", "USR2"}, cobra.ShellCompDirectiveNoFileComp))
+	signals := []string{"TERM", "INT", "HUP", "QUIT", "USR1", "USR2"}
+	_ = cmd.RegisterFlagCompletionFunc("signal", cobra.FixedCompletions(signals, cobra.ShellCompDirectiveNoFileComp))
 	opts.output = outputFlag(cmd)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		return stopRun(ctx, f, c, args[0], opts.policy(flags.Changed), *opts.output)
