@@ -15,18 +15,26 @@ import (
 // bin is the directory that holds the programs while the tests run.
 var bin string
 
+// ProgramsVariable names the environment variable with a directory of programs that
+// are built already, for a machine without Go.
+const ProgramsVariable = "PROGRAMS_UNDER_TEST"
+
 // Main builds the programs, runs the tests of a package and exits. It
 // fails the package when goroutines are left over at the end. Call it from
 // TestMain.
 func Main(m *testing.M) {
-	dir, err := build()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	dir, made := os.Getenv(ProgramsVariable), ""
+	if dir == "" {
+		var err error
+		if dir, err = build(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		made = dir
 	}
 	bin = dir
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := os.RemoveAll(made); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(code)

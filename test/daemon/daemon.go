@@ -17,8 +17,16 @@ import (
 )
 
 // Patience is how long a test waits for what has to come. It is far longer than
-// anything takes, so that only what never comes reaches it.
-const Patience = 30 * time.Second
+// anything takes, so that only what never comes reaches it. Where everything is
+// slow, as in a machine by software emulation, TEST_PATIENCE says how long.
+var Patience = patienceFrom(os.Getenv("TEST_PATIENCE"))
+
+func patienceFrom(text string) time.Duration {
+	if d, err := time.ParseDuration(text); err == nil {
+		return d
+	}
+	return 30 * time.Second
+}
 
 // A Daemon is a piped in a process of its own. Its methods are safe for
 // concurrent use.

@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long a row waits for what has to come.
-const patience = daemon.Patience
+var patience = daemon.Patience
 
 // long says that the rows run in full.
 var long = os.Getenv("EXACT") == "long"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes sure that the programs needed beside Go are there: install-test-deps.sh [demo|test|lint]…, default test.
+# Makes sure that the programs needed beside Go are there: install-test-deps.sh [demo|test|lint|vm]…, default test.
 #
 # What is missing comes from Debian's (or Ubuntu's) packages when this runs as root. Otherwise, and where apt-get does not help, it
 # names what is missing and how to get it, and fails: a test that cannot run has not passed. What is there already, from
@@ -49,6 +49,13 @@ need_for_lint() {
 	need 'git' 'command -v git' git
 }
 
+need_for_vm() {
+	need 'qemu' 'command -v qemu-system-x86_64' qemu-system-x86
+	need 'a static busybox' 'busybox --list && ! ldd "$(command -v busybox)"' busybox-static
+	need 'cpio' 'command -v cpio' cpio
+	need 'apt-get and dpkg, for a kernel' 'command -v apt-get && command -v dpkg'
+}
+
 look() {
 	missing=()
 	packages=()
@@ -58,8 +65,9 @@ look() {
 		demo) need_python ;;
 		test) need_for_test ;;
 		lint) need_for_lint ;;
+		vm) need_for_vm ;;
 		*)
-			echo "usage: $0 [demo|test|lint]…" >&2
+			echo "usage: $0 [demo|test|lint|vm]…" >&2
 			exit 2
 			;;
 		esac

@@ -81,8 +81,9 @@ func TestAsManySessionsAsTheDescriptorLimitAllows(t *testing.T) {
 				used := descriptors(t, pid)
 				each := float64(used-before) / float64(len(names))
 				t.Logf("%d sessions at once, %.2f descriptors each; %d of %d in use", len(names), each, used, limit)
-				if each > kind.most {
-					t.Errorf("%.2f descriptors each, want at most %.0f", each, kind.most)
+				// The daemon may have opened one or two of its own meanwhile.
+				if allowed := kind.most*float64(len(names)) + 2; float64(used-before) > allowed {
+					t.Errorf("%d descriptors for %d sessions, want at most %.0f", used-before, len(names), allowed)
 				}
 				flowThroughAll(p, names)
 				used = descriptors(t, pid)

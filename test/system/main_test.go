@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long a test waits for what has to come.
-const patience = daemon.Patience
+var patience = daemon.Patience
 
 // settle is how long a test looks that something does not happen.
 const settle = 60 * time.Millisecond

@@ -221,6 +221,9 @@ func (p *peer) everything(ref *pipedv1.EndpointRef) ([]string, *pipedv1.End) {
 			if err := r.failure(); err != nil {
 				p.t.Errorf("after the end: %v", err)
 			}
+			if joined != "" { // the end came when its last part had been told to have more behind it
+				all = append(all, joined)
+			}
 			return all, end
 		}
 		if resp.GetBatch() == nil {
