@@ -118,7 +118,7 @@ func (r *row) roomFor(n int) int {
 func TestS1ManyIdleSessionsAreRecovered(t *testing.T) {
 	parallel(t)
 	r := newChaos(t, "S1", daemon.Options{})
-	n := r.roomFor(dosed(200, 2500, 10_000))
+	n := dosed(200, 2500, max(2500, r.roomFor(10_000))) // these need less than what is counted for a session
 	front, keeper := use(t, r.d.PID()), use(t, r.d.KeeperPID())
 	spent := stopwatch(func() { r.idlers(n) })
 	ctx, cancel := context.WithTimeout(t.Context(), patience*dosed[time.Duration](1, 1, 20))
