@@ -43,6 +43,7 @@ func TestChildHasItsAttributes(t *testing.T) {
 		{"limits", keeper.Attributes{Limits: []keeper.Limit{{"core", 0, 0}, {"stack", 1 << 20, keeper.Unlimited}, {"as", 200 << 20, 200 << 20}}},
 			"echo $(ulimit -c) $(ulimit -s) $(ulimit -v)", "0 1024 204800"},
 		{"no new privileges", keeper.Attributes{NoNewPrivileges: true}, "grep NoNewPrivs /proc/self/status | tr -d '\\t'", "NoNewPrivs:1"},
+		{"signals as without a stage", keeper.Attributes{Nice: new(0)}, "echo $(grep -E '^Sig(Blk|Ign):' /proc/self/status)", "SigBlk: 0000000000000000 SigIgn: 0000000000000000"},
 		{"nothing", keeper.Attributes{}, "grep NoNewPrivs /proc/self/status | tr -d '\\t'", "NoNewPrivs:0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

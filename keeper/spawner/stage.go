@@ -49,6 +49,9 @@ func throughStage(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
 	pid, pidfd, err = fork(keeper.Spec{Path: "/proc/self/exe", Args: args, Dir: "/", Files: files})
 	_ = unix.Close(status[1])
 	if err != nil {
+		if failed, ok := errors.AsType[*keeper.SpawnError](err); ok {
+			failed.Path = spec.Path // nobody has asked for the stage
+		}
 		return 0, -1, err
 	}
 	told, err := io.ReadAll(reader)
