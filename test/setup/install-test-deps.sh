@@ -49,9 +49,13 @@ need_for_lint() {
 	need 'git' 'command -v git' git
 }
 
+static_busybox() {
+	busybox --list && ! ldd "$(command -v busybox)"
+}
+
 need_for_vm() {
 	need 'qemu' 'command -v qemu-system-x86_64' qemu-system-x86
-	need 'a static busybox' 'busybox --list && ! ldd "$(command -v busybox)"' busybox-static
+	need 'a static busybox' static_busybox busybox-static
 	need 'cpio' 'command -v cpio' cpio
 	need 'apt-get and dpkg, for a kernel' 'command -v apt-get && command -v dpkg'
 }
