@@ -81,9 +81,10 @@ func (p *EnvironmentPolicy) base(b EnvironmentBase, who *user.User) []string {
 		}
 	}
 	if who != nil && b != EnvironmentNone {
-		env = set(env, "HOME="+home(who))
-		if who.Username != "" {
-			env = set(set(env, "USER="+who.Username), "LOGNAME="+who.Username)
+		for _, v := range [...]struct{ name, value string }{{"HOME", existing(who.HomeDir)}, {"USER", who.Username}, {"LOGNAME", who.Username}} {
+			if v.value != "" && matching(p.Deny, v.name) == "" {
+				env = set(env, v.name+"="+v.value)
+			}
 		}
 	}
 	return env

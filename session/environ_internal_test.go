@@ -134,7 +134,7 @@ func TestAnnounceTellsEachEnd(t *testing.T) {
 
 func TestAnotherUserGetsItsOwnPlaceInTheEnvironment(t *testing.T) {
 	for key, value := range map[string]string{
-		"HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C", "LD_PRELOAD": "/root/evil.so", "XDG_RUNTIME_DIR": "/run/user/0", "SSH_AUTH_SOCK": "/x", "KEPT": "1",
+		"HOME": "/home/me", "USER": "me", "LOGNAME": "me", "LANG": "C", "LD_PRELOAD": "/home/me/evil.so", "XDG_RUNTIME_DIR": "/run/user/0", "SSH_AUTH_SOCK": "/x", "KEPT": "1",
 	} {
 		t.Setenv(key, value)
 	}
@@ -157,6 +157,10 @@ func TestAnotherUserGetsItsOwnPlaceInTheEnvironment(t *testing.T) {
 		if lookup(all, never) != "" {
 			t.Errorf("%s is in %q", never, all)
 		}
+	}
+	strict := EnvironmentPolicy{Allow: []string{"*"}, Deny: []string{"HOME", "LOG*"}}
+	if env := strict.base(EnvironmentAll, who); lookup(env, "HOME")+lookup(env, "LOGNAME") != "" || lookup(env, "USER") != "daemon" {
+		t.Errorf("with HOME and LOG* denied: %q", env)
 	}
 	minimal := given(ProcessSpec{Env: []string{"HOME=/else"}})
 	if lookup(minimal, "HOME") != "/else" || lookup(minimal, "USER") != "daemon" {

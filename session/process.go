@@ -237,12 +237,8 @@ func (l *launch) inherit(ctx context.Context) error {
 func (l *launch) start(ctx context.Context) error {
 	env := announce(l.env, l.given)
 	dir := l.spec.Dir
-	switch {
-	case dir != "":
-	case l.who != nil:
-		dir = home(l.who)
-	default:
-		dir = homeDirectory()
+	if dir == "" {
+		dir = homeDirectory(l.who)
 	}
 	path, err := find(ctx, l.spec.Args[0], lookup(env, "PATH"), dir)
 	if err != nil {
@@ -313,11 +309,20 @@ func (l *launch) release() {
 	l.copies = nil
 }
 
-func homeDirectory() string {
-	if home, err := os.UserHomeDir(); err == nil {
-		if st, err := os.Stat(home); err == nil && st.IsDir() {
-			return home
-		}
+// homeDirectory returns the home of whom the process runs as, nil for the daemon's
+// own user.
+func homeDirectory(who *user.User) string {
+	if who != nil {
+		return existing(who.HomeDir)
+	}
+	home, _ := os.UserHomeDir() // empty without one
+	return existing(home)
+}
+
+// existing returns a directory, or / if it is not there.
+func existing(dir string) string {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return dir
 	}
 	return "/"
 }

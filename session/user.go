@@ -2,7 +2,6 @@ package session
 
 import (
 	"errors"
-	"os"
 	"os/user"
 	"strconv"
 
@@ -99,12 +98,4 @@ func isNumber(text string) bool {
 func number(text string) uint32 {
 	n, _ := strconv.ParseUint(text, 10, 32)
 	return uint32(n)
-}
-
-// home returns a user's home directory, or / if it has none.
-func home(of *user.User) string {
-	if st, err := os.Stat(of.HomeDir); of.HomeDir != "" && err == nil && st.IsDir() {
-		return of.HomeDir
-	}
-	return "/"
 }

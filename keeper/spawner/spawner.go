@@ -4,6 +4,10 @@
 // the keeper holds those of all sessions. The spawner holds nearly none. It
 // forks with CLONE_PARENT, so that the keeper is the parent of what it makes.
 //
+// What a fork cannot give, resource limits and the like, the new process gives
+// itself: it executes this program first, as a stage ([Stage]), which becomes the
+// program that was asked for.
+//
 // It makes one process at a time. When the keeper dies before it has said that a
 // process is on record, the spawner kills that process: nobody else knows it.
 package spawner
