@@ -107,7 +107,8 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // each framing, "ack/LEVEL" for each level at which Send acknowledges, and calls
 // that older daemons do not have.
 func features() []string {
-	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent", "stop", "watch"}
+	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
+		"process/attributes", "process/merged", "process/stop", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}

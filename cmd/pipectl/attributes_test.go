@@ -34,6 +34,29 @@ func TestAttributeFlagsFillTheSpec(t *testing.T) {
 	}
 }
 
+func TestEachFlagThatAnOlderDaemonWouldNotSeeNeedsAFeature(t *testing.T) {
+	for _, feature := range []struct {
+		want string
+		spec *pipedv1.ProcessSpec
+	}{
+		{"process/attributes", &pipedv1.ProcessSpec{User: "nobody"}},
+		{"process/attributes", &pipedv1.ProcessSpec{Groups: []string{"mail"}}},
+		{"process/attributes", &pipedv1.ProcessSpec{Limits: []*pipedv1.ResourceLimit{{Resource: "core"}}}},
+		{"process/attributes", &pipedv1.ProcessSpec{Nice: new(int32(0))}},
+		{"process/attributes", &pipedv1.ProcessSpec{Umask: new(uint32(0))}},
+		{"process/attributes", &pipedv1.ProcessSpec{NoNewPrivileges: true}},
+		{"process/merged", &pipedv1.ProcessSpec{Stderr: pipedv1.StdioMode_STDIO_MODE_MERGED}},
+		{"process/stop", &pipedv1.ProcessSpec{Stop: &pipedv1.StopPolicy{}}},
+	} {
+		if needed := features(feature.spec); len(needed) != 1 || needed[feature.want] == "" {
+			t.Errorf("%v needs %v, want %s", feature.spec, needed, feature.want)
+		}
+	}
+	if needed := features(&pipedv1.ProcessSpec{Args: []string{"cat"}}); len(needed) > 0 {
+		t.Errorf("a program alone needs %v", needed)
+	}
+}
+
 func TestRunGivesTheProgramItsAttributes(t *testing.T) {
 	addr, _ := newDaemon(t)
 	begin(t, addr, "run", "-q", "--umask", "027", "--nice", "5", "--limit", "nofile=40:50", "--no-new-privileges", "--",

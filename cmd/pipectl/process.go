@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,16 +102,38 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	return spec, p.fill(spec)
 }
 
-// checkStop refuses a daemon that would not see how the program is to be stopped.
-func checkStop(ctx context.Context, c *client.Client, spec *pipedv1.ProcessSpec) error {
-	if spec.GetTimeout() == nil && spec.GetStop() == nil {
+// checkFeatures refuses a daemon that would not see all that is asked for: it would
+// start the program, and as somebody else for instance.
+func checkFeatures(ctx context.Context, c *client.Client, spec *pipedv1.ProcessSpec) error {
+	needed := features(spec)
+	if len(needed) == 0 {
 		return nil
 	}
-	limits, err := c.Limits(ctx)
-	if err == nil && limits.GetMaxStopGrace() == nil {
-		return errors.New("this daemon is too old for --timeout and --stop-grace: it would never stop the program")
+	info, err := c.Info(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	for feature, flags := range needed {
+		if !slices.Contains(info.GetFeatures(), feature) {
+			return fmt.Errorf("this daemon is too old for %s: it does not have %q", flags, feature)
+		}
+	}
+	return nil
+}
+
+// features returns what a daemon must have for a spec, and which flags need it.
+func features(spec *pipedv1.ProcessSpec) map[string]string {
+	needed := make(map[string]string)
+	if spec.GetTimeout() != nil || spec.GetStop() != nil {
+		needed["process/stop"] = "--timeout and --stop-grace"
+	}
+	if spec.GetStderr() == pipedv1.StdioMode_STDIO_MODE_MERGED {
+		needed["process/merged"] = "--merge-stderr"
+	}
+	if spec.GetUser() != "" || len(spec.GetGroups()) > 0 || len(spec.GetLimits()) > 0 || spec.Nice != nil || spec.Umask != nil || spec.GetNoNewPrivileges() {
+		needed["process/attributes"] = "--user, --groups, --limit, --nice, --umask and --no-new-privileges"
+	}
+	return needed
 }
 
 // request returns the session to create with that process.

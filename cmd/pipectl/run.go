@@ -75,7 +75,7 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 		}
 		process.Stop.CloseGrace = durationpb.New(0)
 	}
-	if err := checkStop(ctx, c, process); err != nil {
+	if err := checkFeatures(ctx, c, process); err != nil {
 		return err
 	}
 	// Nothing of stderr is dropped: when nobody takes it the program waits.

@@ -55,7 +55,7 @@ func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOpti
 	if err != nil {
 		return err
 	}
-	if err := checkStop(ctx, c, process); err != nil {
+	if err := checkFeatures(ctx, c, process); err != nil {
 		return err
 	}
 	if process.Name, err = opts.processName(); err != nil {
