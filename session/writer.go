@@ -108,7 +108,7 @@ func (w *Writer) Err() error {
 	end := w.out.End()
 	switch {
 	case end != nil && end.Cause == pipe.CauseBrokenPipe:
-		return pipe.ErrBrokenPipe
+		return w.broken(pipe.ErrBrokenPipe)
 	case end != nil && w.Delivered().Before(w.Expected()):
 		return fmt.Errorf("%w: what %s still held was discarded", pipe.ErrClosed, w.e.Ref())
 	}
@@ -196,7 +196,18 @@ type Outgoing struct {
 // room until ctx ends; what was committed by then stays committed, as Expected
 // tells, and a message is committed as a whole or not at all. On ErrBrokenPipe
 // nobody reads the other end any more.
-func (w *Writer) Send(ctx context.Context, b Outgoing) error {
+func (w *Writer) Send(ctx context.Context, b Outgoing) error { return w.broken(w.send(ctx, b)) }
+
+// broken returns err, or that the end is closed where nobody reads the other one
+// because the session is being deleted, which kills who did before it closes its own.
+func (w *Writer) broken(err error) error {
+	if errors.Is(err, pipe.ErrBrokenPipe) && w.e.session.openable() != nil {
+		return fmt.Errorf("%w for sending: the session of %s was deleted", pipe.ErrClosed, w.e.Ref())
+	}
+	return err
+}
+
+func (w *Writer) send(ctx context.Context, b Outgoing) error {
 	b, err := w.unsent(b)
 	if err != nil {
 		return err
