@@ -25,7 +25,11 @@ type Account struct {
 	items     map[uint32]int // the front's own numbers of what the keeper has said that it keeps
 	processes map[uint32]*process
 	left      bool
+	resources SessionLimits
 }
+
+// errUnknown: there is no such account, process or cgroup.
+var errUnknown = errors.New("the keeper does not know it")
 
 // errStranger: the keeper has another descriptor or process on record under this key.
 var errStranger = errors.New("not what the keeper has on record")

@@ -72,7 +72,7 @@ func (l *Link) told(m *wire.Message) (byOrder bool) {
 	case wire.Hello: // it has executed another program
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.info.Version = m.Text
+		l.info.Version, l.info.Cgroups = m.Text, cgroupsOf(m)
 		l.log.Info("the keeper was upgraded", "version", m.Text)
 	}
 	return false
@@ -102,6 +102,7 @@ func (l *Link) answered(m *wire.Message, fds []int, lost error) {
 		r.err = fmt.Errorf("%w: %w", ErrDescriptors, lost)
 	} else {
 		r.body, r.err = result(m, fds)
+		r.keys = m.Keys
 	}
 	// Here, so that what is told next, and the death of the keeper, find it done.
 	if m.Verb == wire.Put && r.err == nil {
@@ -166,6 +167,8 @@ func result(m *wire.Message, fds []int) (body []byte, err error) {
 		return nil, fmt.Errorf("%w: %s", ErrDescriptors, m.Text)
 	case wire.Stranger:
 		return nil, errStranger
+	case wire.Unknown:
+		return nil, fmt.Errorf("%w: %s", errUnknown, m.Text)
 	case wire.Ending:
 		return nil, ErrClosed
 	}
@@ -335,6 +338,9 @@ func (l *Link) offers() []*offer {
 		if a != l.own {
 			all = append(all, &offer{m: &wire.Message{Verb: wire.Enter, UID: uid, Text: a.name}})
 		}
+		if m := a.confinement(); m != nil && l.info.Cgroups.Used { // a keeper without does not know the verb
+			all = append(all, &offer{m: m, account: a})
+		}
 		var keys []uint32
 		for key := range a.items {
 			keys = append(keys, key)
@@ -405,6 +411,8 @@ func (u *upload) drain(left int) error {
 		case m.Code == wire.OK && o.process != nil:
 			o.process.setRecorded()
 		case m.Code == wire.OK:
+		case o.m.Verb == wire.Confine: // the session goes on without
+			u.link.log.Error("the keeper cannot limit a session", "account", o.account.name, "error", m.Text)
 		case o.m.Verb == wire.Put || o.m.Verb == wire.Claim:
 			u.refused = append(u.refused, o)
 		default:

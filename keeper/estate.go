@@ -73,4 +73,6 @@ type Info struct {
 	Away time.Time
 	// Restarts is how many keepers this link has lost.
 	Restarts int
+	// Cgroups is what the keeper, or the last one, can do with cgroups.
+	Cgroups Cgroups
 }

@@ -83,6 +83,7 @@ func (l *Link) introduce(s *station, flags uint64, onWait func(pid int)) (*wire.
 			}
 			l.mu.Lock()
 			l.epoch = m.Args[0]
+			l.info.Cgroups = cgroupsOf(&m)
 			l.info.Pid, l.info.Version, l.info.Started = int(m.Args[1]), m.Text, time.Unix(0, int64(m.Args[2])) //nolint:gosec // the same bits
 			l.mu.Unlock()
 			return &m, nil

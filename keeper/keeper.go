@@ -84,12 +84,16 @@ type Process interface {
 	// signals that do twice what they do once (0, KILL, TERM, CONT, STOP, WINCH) are
 	// sent again; for others the error is [ErrUncertain].
 	Signal(sig syscall.Signal) error
-	// SignalGroup is Signal for the process group that the process leads: it and
-	// those of its descendants that have not left the group. With sweep what is left
-	// of the group is killed when the process exits; signal 0 asks for no more than
-	// that. It is the best effort of a keeper: one that does not know groups yet
-	// reaches the process alone, and one that is started anew does not sweep.
+	// SignalGroup is Signal for the process and all its descendants where it is
+	// Confined; otherwise for the process group that it leads: it and those of its
+	// descendants that have not left the group. With sweep what is left of them is
+	// killed when the process exits; signal 0 asks for no more than that. A keeper that
+	// does not know groups yet reaches the process alone, and one that is started anew
+	// does not sweep.
 	SignalGroup(sig syscall.Signal, sweep bool) error
+	// Confined says that the process was born in a cgroup of its own, which none of
+	// its descendants can leave by forking.
+	Confined() bool
 	// Done returns a channel that is closed when the process has exited and
 	// was reaped. By then all descriptors that stood for it are closed.
 	Done() <-chan struct{}
@@ -110,6 +114,9 @@ type ExitStatus struct {
 	// Unknown says that nobody could tell how the process ended: its keeper had
 	// died. Code is -1 then, and Signal 0.
 	Unknown bool
+	// OutOfMemory says that the kernel killed the process because its session had no
+	// memory left: its limit, or the whole machine. Signal is KILL then.
+	OutOfMemory bool
 	// Time is when the keeper saw the exit.
 	Time time.Time
 	// Usage is what the process has used; nil where nobody can tell, because the

@@ -62,6 +62,7 @@ type call struct {
 // A reply is what the keeper said to a call.
 type reply struct {
 	body []byte // what its memfd held
+	keys []uint32
 	err  error
 }
 

@@ -25,6 +25,7 @@ type process struct {
 	pidfd    int    // for the next keeper; -1 when the process has exited
 	recorded bool   // the keeper knows it
 	disowned bool   // the keeper does not want to know it
+	confined bool   // it has a cgroup of its own
 	exited   bool
 	exit     ExitStatus
 }
@@ -44,6 +45,13 @@ func (p *process) Pid() int {
 
 // Done implements [Process].
 func (p *process) Done() <-chan struct{} { return p.done }
+
+// Confined implements [Process].
+func (p *process) Confined() bool {
+	p.account.link.mu.Lock()
+	defer p.account.link.mu.Unlock()
+	return p.confined
+}
 
 // Exit implements [Process].
 func (p *process) Exit() ExitStatus {
@@ -108,7 +116,7 @@ func repeatable(sig syscall.Signal) bool {
 
 // beginLocked takes over what the keeper says about p, and the pidfd.
 func (p *process) beginLocked(is wire.Process, pidfd int) {
-	p.pid, p.started, p.recorded = is.Pid, is.Start, true
+	p.pid, p.started, p.confined, p.recorded = is.Pid, is.Start, is.Confined, true
 	if pidfd >= 0 {
 		p.releaseLocked()
 		p.pidfd = pidfd
@@ -138,7 +146,8 @@ func (p *process) releaseLocked() {
 
 // exitOf returns the exit that the keeper tells of.
 func exitOf(is wire.Process) ExitStatus {
-	exit := ExitStatus{Code: is.Code, Signal: syscall.Signal(is.Signal), CoreDumped: is.CoreDumped, Unknown: is.Unknown, Time: time.Unix(0, is.Time)}
+	exit := ExitStatus{Code: is.Code, Signal: syscall.Signal(is.Signal), CoreDumped: is.CoreDumped, Unknown: is.Unknown,
+		OutOfMemory: is.OutOfMemory, Time: time.Unix(0, is.Time)}
 	if exit.Unknown || exit.Signal != 0 {
 		exit.Code = -1
 	}
@@ -150,9 +159,10 @@ func exitOf(is wire.Process) ExitStatus {
 
 // wireLocked is what a new keeper is told about p.
 func (p *process) wireLocked() wire.Process {
-	is := wire.Process{Pid: p.pid, Start: p.started, Exited: p.exited}
+	is := wire.Process{Pid: p.pid, Start: p.started, Exited: p.exited, Confined: p.confined}
 	if p.exited {
-		is.Unknown, is.CoreDumped, is.Code, is.Signal = p.exit.Unknown, p.exit.CoreDumped, p.exit.Code, int(p.exit.Signal)
+		is.Unknown, is.CoreDumped, is.OutOfMemory = p.exit.Unknown, p.exit.CoreDumped, p.exit.OutOfMemory
+		is.Code, is.Signal = p.exit.Code, int(p.exit.Signal)
 		is.Time = p.exit.Time.UnixNano()
 		if used := p.exit.Usage; used != nil {
 			is.Used = &wire.Usage{User: used.User.Microseconds(), System: used.System.Microseconds(), Peak: used.Peak}

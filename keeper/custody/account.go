@@ -111,17 +111,23 @@ func (c *custody) remove(a *account, key uint32) {
 }
 
 // drop closes an account. Its processes are killed; done, which may be nil, is
-// called when they are reaped.
+// called when they are reaped and nobody is left in the session's cgroup.
 func (c *custody) drop(a *account, done func()) {
 	delete(c.accounts, a.uid)
+	c.killGroup(a.uid)
 	for key := range a.files {
 		c.remove(a, key)
 	}
 	left := 1
 	one := func() {
-		if left--; left == 0 && done != nil {
-			done()
+		if left--; left > 0 {
+			return
 		}
+		c.clear(a.uid, func() {
+			if done != nil {
+				done()
+			}
+		})
 	}
 	for key, p := range a.processes {
 		left++

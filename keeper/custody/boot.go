@@ -36,6 +36,9 @@ func (c *custody) load(held *contents) {
 		if a == nil || unsettled {
 			if unsettled && !held.reboot {
 				killOnRecord(&r.process)
+				if c.tree != nil && r.process.Confined {
+					_ = c.tree.Kill(r.uid, r.key) // what it has started; clearLeft or the session's end removes it
+				}
 			}
 			c.reg.drop(slot)
 			continue
@@ -144,6 +147,10 @@ func (c *custody) conclude(done func()) {
 	}
 	go func() {
 		c.writers.Wait()
+		c.clearing.Wait()
+		if c.tree != nil {
+			c.tree.Leave()
+		}
 		c.starter.hold() // and never again
 		c.starter.bury()
 		close(c.done)

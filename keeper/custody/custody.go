@@ -31,6 +31,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/piped-dev/piped/failpoint"
+	"github.com/piped-dev/piped/keeper/cgroup"
 	"github.com/piped-dev/piped/keeper/wire"
 )
 
@@ -39,8 +40,9 @@ type options struct {
 	socket    string
 	supervise bool
 	version   string
-	users     []int // who else may talk to it
-	passed    bool  // the socket was passed by somebody else, who watches over the keeper
+	cgroup    string // where cgroups are made: a setting of cgroup.Find
+	users     []int  // who else may talk to it
+	passed    bool   // the socket was passed by somebody else, who watches over the keeper
 	log       *slog.Logger
 	program   string   // that an upgrade executes
 	args      []string // with these
@@ -71,6 +73,9 @@ type custody struct {
 	writers sync.WaitGroup // of peers
 
 	notifier *notifier
+	tree     *cgroup.Tree // nil: sessions have no cgroups
+	noTree   error        // why
+	clearing sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
 	reg      *registry
@@ -304,6 +309,7 @@ func (c *custody) welcome(p *peer, mode uint64) {
 	if !c.gone.IsZero() {
 		m.Args[3] = uint64(c.gone.UnixNano())
 	}
+	m.Args[6], m.Args[7] = c.told()
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		p.answer(&p.hello, wire.Scarce, err.Error())

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/piped-dev/piped/keeper/cgroup"
 	"github.com/piped-dev/piped/keeper/spawner"
 )
 
@@ -35,6 +36,7 @@ type arguments struct {
 	ready       int
 	noRoot      bool
 	users       string
+	cgroup      string
 	verbose     bool
 }
 
@@ -89,6 +91,7 @@ func parse(args []string) (*arguments, error) {
 	set.BoolVar(&a.version, "version", false, "print the version")
 	set.BoolVar(&a.verbose, "verbose", false, "log each process")
 	set.StringVar(&a.users, "users", "", "`uids`, separated by commas, that may talk to the keeper beside its own and root")
+	set.StringVar(&a.cgroup, "cgroup", cgroup.Auto, "where sessions get cgroups: auto, off, or the `path` of a cgroup in which nobody is")
 	set.StringVar(&a.check, "check-registry", "", "tell whether this program understands the registry at this `path`, and exit")
 	set.BoolVar(&a.spawner, "spawner", false, "internal: be the process that forks")
 	set.IntVar(&a.ready, "ready", -1, "internal: write to this descriptor when serving")
@@ -117,7 +120,10 @@ func (a *arguments) options(version string) (*options, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &options{socket: path, supervise: !a.noSupervise, version: version, program: program, args: a.rest(path)}
+	if a.cgroup != cgroup.Auto && a.cgroup != cgroup.Off && !filepath.IsAbs(a.cgroup) {
+		return nil, fmt.Errorf("--cgroup: %q is neither auto nor off nor an absolute path", a.cgroup)
+	}
+	o := &options{cgroup: a.cgroup, socket: path, supervise: !a.noSupervise, version: version, program: program, args: a.rest(path)}
 	for text := range strings.SplitSeq(a.users, ",") {
 		if text == "" {
 			continue
@@ -147,6 +153,9 @@ func (a *arguments) rest(socket string) []string {
 	}
 	if a.verbose {
 		args = append(args, "--verbose")
+	}
+	if a.cgroup != cgroup.Auto { // an older program does not know it
+		args = append(args, "--cgroup", a.cgroup)
 	}
 	return args
 }
@@ -210,6 +219,7 @@ func begin(o *options, passed int) (*custody, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.load(held)
+	c.clearLeft()
 	return c, nil
 }
 
@@ -223,6 +233,7 @@ func newCustody(o *options, place *place, reg *registry) (*custody, error) {
 		accounts: make(map[[16]byte]*account), children: make(map[int]func()), wards: make(map[int]int), peers: make(map[*peer]struct{}),
 	}
 	c.starter = newStarter(c)
+	c.openTree()
 	return c, nil
 }
 

@@ -29,9 +29,9 @@ var permits = [peerStates]uint64{
 	peerNew:     mask(wire.Hello),
 	peerWaiting: 0,
 	peerInherit: mask(wire.Next),
-	peerUpload:  mask(wire.Enter, wire.Put, wire.Claim, wire.Adopted),
+	peerUpload:  mask(wire.Enter, wire.Put, wire.Claim, wire.Adopted, wire.Confine),
 	peerServe: mask(wire.Next, wire.Enter, wire.Put, wire.Remove, wire.Start, wire.Signal, wire.Forget, wire.Drop, wire.Holders,
-		wire.Leave, wire.Finish, wire.Part),
+		wire.Leave, wire.Finish, wire.Part, wire.Confine, wire.Measure),
 	peerLeft: 0,
 }
 

@@ -108,18 +108,22 @@ func (c *custody) look(p *process, events uint32) {
 // exited records an exit that was seen, reaps, and tells.
 func (c *custody) exited(p *process) {
 	failpoint.Hit("custody.exit-seen")
+	if c.confined(p) && p.Signal == int(unix.SIGKILL) {
+		p.OutOfMemory = c.tree.OutOfMemory(p.uid, p.key)
+	}
 	if p.slot != 0 {
 		c.reg.set(p.slot, p.record())
 	}
 	failpoint.Hit("custody.exit-recorded")
 	if p.sweep {
-		_ = p.signalGroup(unix.SIGKILL) // not reaped yet, so that its number is its own; nobody may be left
+		_ = c.killTree(p) // not reaped yet, so that its number is its own; nobody may be left
 	}
 	if p.child {
 		reap(p.pidfd)
 		delete(c.children, p.Pid)
 	}
 	failpoint.Hit("custody.reaped")
+	c.leaveGroup(p)
 	c.watcher.forget(p.token)
 	_ = unix.Close(p.pidfd)
 	p.pidfd = -1
@@ -161,6 +165,9 @@ func (c *custody) discard(a *account, key uint32, p *process, done func()) {
 			return
 		}
 		p.ended = append(p.ended, done)
+		if c.confined(p) && c.tree.Kill(p.uid, p.key) == nil {
+			return
+		}
 		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
 	}
 	if p.starting {
@@ -170,15 +177,15 @@ func (c *custody) discard(a *account, key uint32, p *process, done func()) {
 	end()
 }
 
-// signal sends a signal, to the group that the process leads if the flags say so.
-func (p *process) signal(sig syscall.Signal, flags uint64) wire.Code {
+// signal sends a signal, to the descendants too if the flags say so.
+func (c *custody) signal(p *process, sig syscall.Signal, flags uint64) wire.Code {
 	if p.pidfd < 0 {
 		return wire.Exited
 	}
 	p.sweep = p.sweep || flags&wire.Sweep != 0
 	var err error
 	if flags&wire.ToGroup != 0 {
-		err = p.signalGroup(sig)
+		err = c.signalTree(p, sig)
 	} else {
 		err = unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 	}

@@ -48,6 +48,7 @@ func resume(o *options, fd int) (*custody, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.take(s)
+	c.clearLeft()
 	return c, nil
 }
 
@@ -106,8 +107,10 @@ func (c *custody) take(s *snapshot) {
 	}
 	if p := c.serving(); p != nil {
 		c.revival.served()
+		flags, why := c.told()
 		//nolint:gosec // a process id and a time
-		p.send(wire.Message{Verb: wire.Hello, Text: c.o.version, Args: [8]uint64{0, uint64(os.Getpid()), uint64(c.started.UnixNano())}})
+		args := [8]uint64{1: uint64(os.Getpid()), 2: uint64(c.started.UnixNano()), 6: flags, 7: why}
+		p.send(wire.Message{Verb: wire.Hello, Text: c.o.version, Args: args})
 	}
 	c.settle()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,8 @@ import (
 // A spawn is a process that is to be made.
 type spawn struct {
 	fds []int // sources and blob; closed when it was tried
+	// group, which may be nil, makes the cgroup in which the process is born.
+	group func() (fd int, err error)
 	// wanted is asked right before. made, which may be nil, puts a new process on
 	// record, before the spawner lets go of it. done is told how it went, with the
 	// pidfd, which it takes over. All are called with the custody's lock held.
@@ -127,7 +130,7 @@ func (s *starter) make(one spawn) {
 		one.done(0, -1, 0, &wire.Failure{Text: "it is not wanted any more"})
 		return
 	}
-	pid, pidfd, failure := s.ask(one.fds)
+	pid, pidfd, failure := s.place(one)
 	wire.CloseAll(one.fds)
 	var start uint64
 	if failure == nil {
@@ -159,6 +162,22 @@ func (s *starter) make(one spawn) {
 	failpoint.Hit("custody.start-recorded")
 }
 
+// place has the spawner make a process, in its cgroup if it is to have one.
+func (s *starter) place(one spawn) (pid, pidfd int, failure *wire.Failure) {
+	if one.group == nil {
+		return s.ask(one.fds, 0)
+	}
+	group, err := one.group()
+	if err != nil {
+		if sentinel := keeper.Exhausted(err); sentinel != nil {
+			err = fmt.Errorf("%w: %w", sentinel, err)
+		}
+		return 0, -1, keeper.Describe(&keeper.SpawnError{Step: "cgroup", Err: err})
+	}
+	defer func() { _ = unix.Close(group) }()
+	return s.ask(slices.Insert(slices.Clone(one.fds), 0, group), wire.Placed)
+}
+
 // spawnPatience is how long a start may take. The spawner waits for the kernel to
 // open the directory and the program; on a file system that hangs it would wait for
 // ever, and with it whoever is next. A front has looked at both before it asks.
@@ -169,9 +188,9 @@ var errSpawner = errors.New("the spawner has died")
 
 // ask has the spawner make a process. A spawner that dies is replaced, and asked
 // for the same again where it is certain that it had not begun.
-func (s *starter) ask(fds []int) (pid, pidfd int, failure *wire.Failure) {
+func (s *starter) ask(fds []int, placed uint64) (pid, pidfd int, failure *wire.Failure) {
 	for range 3 {
-		pid, pidfd, err := s.askOnce(fds)
+		pid, pidfd, err := s.askOnce(fds, placed)
 		if err == nil {
 			return pid, pidfd, nil
 		}
@@ -194,7 +213,7 @@ func failureOf(err error) *wire.Failure {
 	return keeper.Describe(err)
 }
 
-func (s *starter) askOnce(fds []int) (pid, pidfd int, err error) {
+func (s *starter) askOnce(fds []int, placed uint64) (pid, pidfd int, err error) {
 	fork := func(err error) error { return &keeper.SpawnError{Step: "fork", Err: err} }
 	if s.conn == nil {
 		if err := s.launch(); err != nil {
@@ -202,7 +221,7 @@ func (s *starter) askOnce(fds []int) (pid, pidfd int, err error) {
 		}
 	}
 	var answer wire.Message
-	err = s.conn.Send(&wire.Message{Verb: wire.Spawn}, fds...)
+	err = s.conn.Send(&wire.Message{Verb: wire.Spawn, Args: [8]uint64{placed}}, fds...)
 	if errors.Is(err, syscall.ETOOMANYREFS) {
 		return 0, -1, fork(fmt.Errorf("%w: %w", keeper.ErrDescriptors, err))
 	}
@@ -349,11 +368,13 @@ func (c *custody) start(p *peer, m *wire.Message, fds []int) {
 		return
 	}
 	one := &process{uid: m.UID, key: m.Key, pidfd: -1, child: true, starting: true}
+	one.Confined = c.tree != nil
 	one.slot = c.reg.add(one.record())
 	a.processes[m.Key] = one
 	request := *m
 	c.starter.add(spawn{
-		fds: fds,
+		fds:   fds,
+		group: c.groupOf(one),
 		wanted: func() bool {
 			// A start that has not begun ends with the front that asked for it.
 			return !one.discarded && c.front != nil && c.front.peer == p
@@ -378,6 +399,7 @@ func (c *custody) start(p *peer, m *wire.Message, fds []int) {
 					c.reg.drop(one.slot)
 					one.slot = 0
 				}
+				c.leaveGroup(one)
 				refuse(p, &request, failure)
 			} else {
 				c.answerStart(p, &request, one)

@@ -18,8 +18,9 @@ const closedFD = ^uintptr(0)
 // spawn makes a process that executes the program, a child of our own parent.
 // The caller owns the pidfd. The parent has to reap it, and also what is left of
 // an attempt that failed: syscall.ForkExec tries to and finds no child of ours.
-// The blob is what the spec was told in.
-func spawn(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
+// The blob is what the spec was told in; group, if it is not negative, is the cgroup
+// in which the process is born.
+func spawn(spec keeper.Spec, blob, group int) (pid, pidfd int, err error) {
 	if spec.Dir == "" {
 		spec.Dir = "/"
 	}
@@ -27,19 +28,19 @@ func spawn(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
 		return 0, -1, err
 	}
 	if spec.Attributes.Staged() {
-		return throughStage(spec, blob)
+		return throughStage(spec, blob, group)
 	}
-	pid, pidfd, err = fork(spec)
+	pid, pidfd, err = fork(spec, group)
 	// The fork does not tell whether it was the user, the directory or the program
 	// that was wrong, and we are somebody else. The stage does.
 	if err != nil && spec.Attributes.Credential != nil && errors.Is(err, fs.ErrPermission) {
-		return throughStage(spec, blob)
+		return throughStage(spec, blob, group)
 	}
 	return pid, pidfd, err
 }
 
 // fork makes a process of a spec that needs no stage.
-func fork(spec keeper.Spec) (pid, pidfd int, err error) {
+func fork(spec keeper.Spec, group int) (pid, pidfd int, err error) {
 	files, null, err := childFiles(spec.Files)
 	if err != nil {
 		return 0, -1, &keeper.SpawnError{Step: "open", Path: os.DevNull, Err: wrap(keeper.Exhausted(err), err)}
@@ -51,6 +52,13 @@ func fork(spec keeper.Spec) (pid, pidfd int, err error) {
 	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd, Cloneflags: syscall.CLONE_PARENT}
 	if c := spec.Attributes.Credential; c != nil {
 		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups, NoSetGroups: isOurs(c)}
+	}
+	if group >= 0 {
+		pid, pidfd, err = forkPlaced(&newborn{path: spec.Path, args: spec.Args, env: spec.Env, dir: spec.Dir, files: files, user: sys.Credential, group: group})
+		if err != nil {
+			return 0, -1, diagnose(spec, err)
+		}
+		return pid, pidfd, nil
 	}
 	pid, err = syscall.ForkExec(spec.Path, spec.Args, &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: files, Sys: sys})
 	if err != nil {

@@ -104,7 +104,7 @@ func serve(conn *wire.Conn) error {
 		var pid, pidfd int
 		if err == nil {
 			failpoint.Hit("spawner.before-fork")
-			pid, pidfd, err = start(fds)
+			pid, pidfd, err = start(fds, m.Args[0] == wire.Placed)
 			failpoint.Hit("spawner.after-fork")
 		} else {
 			err = &keeper.SpawnError{Step: "fork", Err: fmt.Errorf("%w: %w", keeper.ErrDescriptors, err)}
@@ -125,8 +125,13 @@ func serve(conn *wire.Conn) error {
 	}
 }
 
-// start starts what the blob, the last of the descriptors, says.
-func start(fds []int) (pid, pidfd int, err error) {
+// start starts what the blob, the last of the descriptors, says; placed in the cgroup
+// that the first of them is.
+func start(fds []int, placed bool) (pid, pidfd int, err error) {
+	group := -1
+	if placed && len(fds) > 0 {
+		group, fds = fds[0], fds[1:]
+	}
 	if len(fds) == 0 {
 		return 0, -1, errors.New("a request without a blob")
 	}
@@ -143,7 +148,7 @@ func start(fds []int) (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, err
 	}
-	return spawn(spec, fds[len(fds)-1])
+	return spawn(spec, fds[len(fds)-1], group)
 }
 
 // refuse says why there is no process.

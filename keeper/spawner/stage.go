@@ -23,7 +23,7 @@ const StageFlag = "--stage"
 // throughStage has this program executed in the new process first, which gives
 // itself what a fork cannot, and becomes the program then. It has said why not, or
 // it is the program, when this returns.
-func throughStage(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
+func throughStage(spec keeper.Spec, blob, group int) (pid, pidfd int, err error) {
 	var status [2]int
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
 		return 0, -1, &keeper.SpawnError{Step: "fork", Path: spec.Path, Err: wrap(keeper.Exhausted(err), err)}
@@ -46,7 +46,7 @@ func throughStage(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
 		files = append(files, keeper.File{FD: fd, Source: own})
 		args = append(args, strconv.Itoa(fd))
 	}
-	pid, pidfd, err = fork(keeper.Spec{Path: "/proc/self/exe", Args: args, Dir: "/", Files: files})
+	pid, pidfd, err = fork(keeper.Spec{Path: "/proc/self/exe", Args: args, Dir: "/", Files: files}, group)
 	_ = unix.Close(status[1])
 	if err != nil {
 		if failed, ok := errors.AsType[*keeper.SpawnError](err); ok {

@@ -18,8 +18,8 @@ const (
 	// MaxText bounds the text of a message, in bytes.
 	MaxText = 200
 	// MaxFDs bounds the descriptors of a message: those of a child with all
-	// numbers taken, and a blob.
-	MaxFDs = 1025
+	// numbers taken, a cgroup and a blob.
+	MaxFDs = 1026
 	// packetFDs is what a packet takes (SCM_MAX_FD).
 	packetFDs = 253
 )
@@ -53,10 +53,11 @@ const (
 	// the front (with Resume). Text: version of the program. Blob: [Front].
 	// Answer, once this is the only front: epoch, the keeper's pid, when it
 	// started and when the front before died (in nanoseconds since 1970, or 0),
-	// mode ([Inherit] or [Upload]), protocol version; text: version of the keeper;
+	// mode ([Inherit] or [Upload]), protocol version, [Cgroups] and what goes with it,
+	// or why there are none; text: version of the keeper;
 	// descriptor: the keeper's own pidfd. Or [Superseded], [Newer], [Ending].
-	// Told by the keeper (no reply, id 0): it was upgraded; args 1 and 2 and the
-	// text as in the answer.
+	// Told by the keeper (no reply, id 0): it was upgraded; args 1, 2, 6 and 7 and
+	// the text as in the answer.
 	Hello
 	// Wait tells a front that has said [Hello] that one before it, with the pid
 	// of the first argument, is not yet gone.
@@ -100,8 +101,9 @@ const (
 	Adopted
 	// Exit tells that a process has exited. UID, key, [Process].
 	Exit
-	// Spawn asks the spawner for a process: sources, blob. Answer: its pid (first
-	// argument) and pidfd, or as for [Start].
+	// Spawn asks the spawner for a process: sources, blob. With [Placed] as the first
+	// argument the cgroup in which it is born comes before the sources. Answer: its
+	// pid (first argument) and pidfd, or as for [Start].
 	Spawn
 	// Settled tells the spawner that the process it made is on record.
 	Settled
@@ -109,11 +111,18 @@ const (
 	// [Leave] or [Finish], that is what it would have said. First argument: 1 for
 	// Finish, else Leave.
 	Part
+	// Confine gives a session limits, which replace those before: each argument is the
+	// limit of the resource of the next number (cgroup.Resource), 0 for none. UID. It
+	// is asked of a keeper only whose [Hello] says [Cgroups].
+	Confine
+	// Measure asks what a session uses. UID. Answer: [Measured], or [Unknown] if it
+	// has no cgroup. It is asked of a keeper only whose Hello says Cgroups.
+	Measure
 	lastVerb
 )
 
 var verbNames = [...]string{"", "carry", "hello", "wait", "next", "enter", "put", "remove", "start", "signal", "forget", "drop", "holders",
-	"leave", "finish", "claim", "adopted", "exit", "spawn", "settled", "part"}
+	"leave", "finish", "claim", "adopted", "exit", "spawn", "settled", "part", "confine", "measure"}
 
 // String returns the verb's name.
 func (v Verb) String() string {
@@ -163,11 +172,36 @@ func (c Code) String() string {
 // Resume is the flag of a [Hello] of a front that has lost its keeper.
 const Resume = 1
 
+// Placed in a [Spawn]: the first descriptor is a cgroup.
+const Placed = 1
+
+// What a keeper says in [Hello] about cgroups: the seventh argument are flags, of
+// which Cgroups says that sessions have them and the others which controllers. An
+// earlier keeper says 0.
+const (
+	Cgroups = 1 << iota
+	CgroupMemory
+	CgroupCPU
+	CgroupPids
+	CgroupIO
+)
+
+// Why sessions have no cgroups: the eighth argument of [Hello]. A keeper that says
+// nothing is from before cgroups.
+const (
+	CgroupsOff = iota + 1
+	CgroupsNone
+	CgroupsNotDelegated
+	CgroupsDenied
+	CgroupsOld
+)
+
 // Flags of a [Signal].
 const (
-	// ToGroup: the signal is for the whole process group that the process leads.
+	// ToGroup: the signal is for the whole cgroup of the process, or the process group
+	// that it leads where it has none.
 	ToGroup = 1
-	// Sweep: when the process exits, what is left of its group is killed.
+	// Sweep: when the process exits, what is left of them is killed.
 	Sweep = 2
 )
 

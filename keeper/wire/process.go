@@ -9,7 +9,11 @@ type Process struct {
 	Start uint64
 	// Exited says that the rest is there.
 	Exited, Unknown, CoreDumped bool
-	Code, Signal                int
+	// OutOfMemory: it was killed because its session had no memory left.
+	OutOfMemory bool
+	// Confined says that it was born in a cgroup of its own, also before the exit.
+	Confined     bool
+	Code, Signal int
 	// Time is when the exit was seen, in nanoseconds since 1970.
 	Time int64
 	// Used is nil where nobody can tell: only the parent learns it, as it reaps.
@@ -20,12 +24,15 @@ const (
 	processExited = 1 << iota
 	processUnknown
 	processCore
+	processOutOfMemory
+	processConfined
 )
 
-// Flags returns the flags of an exit as one number.
+// Flags returns the flags as one number, of which a program from before some of them
+// does not look at those.
 func (p *Process) Flags() uint64 {
 	var flags uint64
-	for i, set := range [...]bool{p.Exited, p.Unknown, p.CoreDumped} {
+	for i, set := range [...]bool{p.Exited, p.Unknown, p.CoreDumped, p.OutOfMemory, p.Confined} {
 		if set {
 			flags |= 1 << i
 		}
@@ -36,6 +43,7 @@ func (p *Process) Flags() uint64 {
 // SetFlags is the inverse of Flags.
 func (p *Process) SetFlags(flags uint64) {
 	p.Exited, p.Unknown, p.CoreDumped = flags&processExited != 0, flags&processUnknown != 0, flags&processCore != 0
+	p.OutOfMemory, p.Confined = flags&processOutOfMemory != 0, flags&processConfined != 0
 }
 
 // SetProcess puts p into the arguments and the keys.
