@@ -60,6 +60,8 @@ type Spec struct {
 	Files []File
 	// Attributes are what else it is given.
 	Attributes Attributes
+	// Sweep has what is left of its process group killed when it exits.
+	Sweep bool
 }
 
 // A File is a descriptor that a child gets.
@@ -88,7 +90,7 @@ type Process interface {
 	// those of its descendants that have not left the group. With sweep what is left
 	// of the group is killed when the process exits; signal 0 asks for no more than
 	// that. It is the best effort of a keeper: one that does not know groups yet
-	// reaches the process alone, and one that is started anew does not sweep.
+	// reaches the process alone.
 	SignalGroup(sig syscall.Signal, sweep bool) error
 	// Done returns a channel that is closed when the process has exited and
 	// was reaped. By then all descriptors that stood for it are closed.

@@ -93,7 +93,7 @@ func (c *custody) handleAccount(p *peer, m *wire.Message) {
 		code := wire.Unknown
 		if one != nil && !one.starting {
 			failpoint.Hit("custody.before-signal")
-			code = one.signal(syscall.Signal(m.Args[0]&math.MaxUint8), m.Args[1])
+			code = c.signal(one, syscall.Signal(m.Args[0]&math.MaxUint8), m.Args[1])
 			failpoint.Hit("custody.after-signal")
 		}
 		p.answer(m, code, "")
@@ -216,7 +216,7 @@ func (c *custody) claim(p *peer, m *wire.Message, fds []int) {
 		return
 	}
 	if one == nil && c.fresh {
-		one = &process{uid: m.UID, key: m.Key, pidfd: -1, Process: wire.Process{Pid: told.Pid, Start: told.Start}}
+		one = &process{uid: m.UID, key: m.Key, pidfd: -1, Process: wire.Process{Pid: told.Pid, Start: told.Start, Sweep: told.Sweep}}
 		one.slot = c.reg.add(one.record())
 		a.processes[m.Key] = one
 	}

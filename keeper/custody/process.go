@@ -28,7 +28,6 @@ type process struct {
 	discarded bool // its record is gone
 	asked     bool // the front knows it
 	claimed   bool // by the upload under way
-	sweep     bool // its group is killed when it exits
 	told      bool // the front knows its exit
 	started   []func()
 	ended     []func()
@@ -112,7 +111,7 @@ func (c *custody) exited(p *process) {
 		c.reg.set(p.slot, p.record())
 	}
 	failpoint.Hit("custody.exit-recorded")
-	if p.sweep {
+	if p.Sweep {
 		_ = p.signalGroup(unix.SIGKILL) // not reaped yet, so that its number is its own; nobody may be left
 	}
 	if p.child {
@@ -171,11 +170,16 @@ func (c *custody) discard(a *account, key uint32, p *process, done func()) {
 }
 
 // signal sends a signal, to the group that the process leads if the flags say so.
-func (p *process) signal(sig syscall.Signal, flags uint64) wire.Code {
+func (c *custody) signal(p *process, sig syscall.Signal, flags uint64) wire.Code {
 	if p.pidfd < 0 {
 		return wire.Exited
 	}
-	p.sweep = p.sweep || flags&wire.Sweep != 0
+	if flags&wire.Sweep != 0 && !p.Sweep {
+		p.Sweep = true
+		if p.slot != 0 {
+			c.reg.set(p.slot, p.record())
+		}
+	}
 	var err error
 	if flags&wire.ToGroup != 0 {
 		err = p.signalGroup(sig)

@@ -9,7 +9,9 @@ type Process struct {
 	Start uint64
 	// Exited says that the rest is there.
 	Exited, Unknown, CoreDumped bool
-	Code, Signal                int
+	// Sweep says that what is left of its group is killed when it exits.
+	Sweep        bool
+	Code, Signal int
 	// Time is when the exit was seen, in nanoseconds since 1970.
 	Time int64
 	// Used is nil where nobody can tell: only the parent learns it, as it reaps.
@@ -20,6 +22,9 @@ const (
 	processExited = 1 << iota
 	processUnknown
 	processCore
+	_ // OutOfMemory
+	_ // Confined
+	processSweep
 )
 
 // Flags returns the flags of an exit as one number.
@@ -30,12 +35,16 @@ func (p *Process) Flags() uint64 {
 			flags |= 1 << i
 		}
 	}
+	if p.Sweep {
+		flags |= processSweep
+	}
 	return flags
 }
 
 // SetFlags is the inverse of Flags.
 func (p *Process) SetFlags(flags uint64) {
 	p.Exited, p.Unknown, p.CoreDumped = flags&processExited != 0, flags&processUnknown != 0, flags&processCore != 0
+	p.Sweep = flags&processSweep != 0
 }
 
 // SetProcess puts p into the arguments and the keys.
