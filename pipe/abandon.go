@@ -6,8 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errAbandoned: nobody wants what comes any more.
-var errAbandoned = errors.New("abandoned")
+var (
+	// ErrNotSealed says that the daemon does not have this end for itself alone.
+	ErrNotSealed = errors.New("the end is shared")
+	// errAbandoned: nobody wants what comes any more.
+	errAbandoned = errors.New("abandoned")
+)
 
 // Abandon ends receiving although somebody holds the other end: readers get what has
 // come by now, and then the end, with CauseAbandoned, or CauseTruncated inside a frame. What comes after that is read
@@ -25,9 +29,6 @@ func (e *Endpoint) Abandon(why string) error {
 	e.in.abandon(why)
 	return nil
 }
-
-// ErrNotSealed: the daemon does not have this end for itself alone.
-var ErrNotSealed = errors.New("the end is shared")
 
 // Abandoned reports whether what comes out of the end is thrown away, and whether
 // somebody may still send it.
@@ -99,7 +100,7 @@ func (in *Inbox) waste() {
 				return err
 			}
 			in.mu.Lock()
-			in.thrown += uint64(n) //nolint:gosec // positive
+			in.thrown += uint64(n)
 			in.mu.Unlock()
 		}
 	})

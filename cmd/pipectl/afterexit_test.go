@@ -57,7 +57,7 @@ func TestWaitExplainsWhyTheEndOfFileDoesNotCome(t *testing.T) {
 		t.Fatal(err)
 	}
 	reasons := strings.Join(reasonsOf(s, ""), "\n")
-	if want := regexp.MustCompile(`held by sleep 1000 \(pid \d+, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\), which is sh or a descendant of it`); !want.MatchString(reasons) {
+	if want := regexp.MustCompile(`held by sleep 1000 \(pid \d+, since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\), which is sh or a descendant of it`); !want.MatchString(reasons) {
 		t.Errorf("it explains %q, want %v", reasons, want)
 	}
 	begin(t, addr, "rm", "--force", "held").ends("rm", "")

@@ -114,4 +114,4 @@ func otherEnd(ref string) string {
 	return strings.TrimSuffix(ref, ":2") + ":1"
 }
 
-func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
