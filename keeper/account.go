@@ -156,6 +156,7 @@ func (a *Account) Start(ctx context.Context, key uint32, spec Spec) (Process, er
 		return nil, ErrClosed
 	}
 	p := newProcess(a, key)
+	p.sweep = spec.Sweep
 	a.processes[key] = p
 	failpoint.Hit("keeper.before-start")
 	err = a.start(p, fds)
@@ -198,7 +199,11 @@ func sources(spec *Spec) ([]int, error) {
 // start asks for p until the keeper has answered or has nothing on record. It is called with the lock held, and releases it.
 func (a *Account) start(p *process, fds []int) error {
 	for {
-		_, err := a.link.call(&wire.Message{Verb: wire.Start, UID: a.uid, Key: p.key}, fds...)
+		m := &wire.Message{Verb: wire.Start, UID: a.uid, Key: p.key}
+		if p.sweep {
+			m.Args[0] = wire.Sweep
+		}
+		_, err := a.link.call(m, fds...)
 		if !errors.Is(err, errDown) {
 			return err
 		}

@@ -60,6 +60,8 @@ type Spec struct {
 	Files []File
 	// Attributes are what else it is given.
 	Attributes Attributes
+	// Sweep has what is left of its process group killed when it exits.
+	Sweep bool
 }
 
 // A File is a descriptor that a child gets.
@@ -89,8 +91,7 @@ type Process interface {
 	// descendants that have not left the group, and for KILL also those that have, if
 	// all their parents are still there. With sweep what is left of the cgroup, or the
 	// group, is killed when the process exits; signal 0 asks for no more than that. A keeper that
-	// does not know groups yet reaches the process alone, and one that is started anew
-	// does not sweep.
+	// does not know groups yet reaches the process alone.
 	SignalGroup(sig syscall.Signal, sweep bool) error
 	// Confined says that the process was born in a cgroup of its own, which none of
 	// its descendants can leave by forking.

@@ -23,6 +23,7 @@ type process struct {
 	pid      int
 	started  uint64 // in the keeper's own measure
 	pidfd    int    // for the next keeper; -1 when the process has exited
+	sweep    bool   // what it leaves of its group is killed
 	recorded bool   // the keeper knows it
 	disowned bool   // the keeper does not want to know it
 	confined bool   // it has a cgroup of its own
@@ -68,6 +69,9 @@ func (p *process) SignalGroup(sig syscall.Signal, sweep bool) error {
 	flags := uint64(wire.ToGroup)
 	if sweep {
 		flags |= wire.Sweep
+		p.account.link.mu.Lock()
+		p.sweep = true
+		p.account.link.mu.Unlock()
 	}
 	return p.signal(sig, flags)
 }
@@ -117,6 +121,7 @@ func repeatable(sig syscall.Signal) bool {
 // beginLocked takes over what the keeper says about p, and the pidfd.
 func (p *process) beginLocked(is wire.Process, pidfd int) {
 	p.pid, p.started, p.confined, p.recorded = is.Pid, is.Start, is.Confined, true
+	p.sweep = p.sweep || is.Sweep
 	if pidfd >= 0 {
 		p.releaseLocked()
 		p.pidfd = pidfd
@@ -159,7 +164,7 @@ func exitOf(is wire.Process) ExitStatus {
 
 // wireLocked is what a new keeper is told about p.
 func (p *process) wireLocked() wire.Process {
-	is := wire.Process{Pid: p.pid, Start: p.started, Exited: p.exited, Confined: p.confined}
+	is := wire.Process{Pid: p.pid, Start: p.started, Exited: p.exited, Confined: p.confined, Sweep: p.sweep}
 	if p.exited {
 		is.Unknown, is.CoreDumped, is.OutOfMemory = p.exit.Unknown, p.exit.CoreDumped, p.exit.OutOfMemory
 		is.Code, is.Signal = p.exit.Code, int(p.exit.Signal)

@@ -211,6 +211,9 @@ func (e *Endpoint) stopReceiving() {
 // after this process, and sending is a broken pipe, as before. The logs keep the
 // descriptors of their files: see [Endpoint.RetireLogs].
 func (e *Endpoint) Retire() {
+	if _, going := e.Abandoned(); going {
+		return // whoever holds the other end would get SIGPIPE
+	}
 	if e.in != nil && e.in.End() == nil || e.out != nil && !e.out.abandon() {
 		return
 	}
@@ -321,16 +324,17 @@ func (e *Endpoint) rememberReadLocked(handedOver bool) {
 	e.lastRead = &all
 }
 
-// HungUp reports whether no copy of the other end is left: nothing more can
-// come or be read there. It consumes nothing.
+// HungUp reports whether no copy of the other end is left, or what comes of it is
+// thrown away: nothing more can come or be read there. It consumes nothing.
 func (e *Endpoint) HungUp() bool {
+	abandoned, _ := e.Abandoned()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closing || e.retired {
 		return true
 	}
 	switch {
-	case e.read != nil && e.read.ready(unix.POLLIN)&unix.POLLHUP == 0:
+	case e.read != nil && !abandoned && e.read.ready(unix.POLLIN)&unix.POLLHUP == 0:
 		return false
 	case e.write == nil || e.write == e.read || e.hungUp:
 		return true

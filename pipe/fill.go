@@ -21,7 +21,10 @@ func (in *Inbox) fill() {
 			continue
 		}
 		switch {
-		case errors.Is(err, errStopped) || in.End() != nil:
+		case errors.Is(err, errAbandoned):
+			in.waste()
+			return
+		case errors.Is(err, errStopped) || in.End() != nil && !in.isAbandoned():
 			return
 		case err != nil:
 			in.filled(0, err)
@@ -58,6 +61,8 @@ func (in *Inbox) receive() error {
 	in.moving.Lock()
 	defer in.moving.Unlock()
 	switch {
+	case in.isAbandoned():
+		return errAbandoned
 	case in.port == nil:
 		return in.receivePlain()
 	case in.desc.socket:

@@ -37,6 +37,10 @@ type Inbox struct {
 	local      bool          // the log's file was given back: its bytes are this process's alone
 	fillers    sync.WaitGroup
 	endWasRead bool
+	// abandoned: what comes is thrown away, so much by now; wasted: nothing comes any
+	// more.
+	abandoned, wasted bool
+	thrown            uint64
 }
 
 // Drops counts what was dropped by policy. A message that was dropped from the
@@ -57,7 +61,7 @@ func newInbox(desc *descriptor, f Framing, spec *Spec, rec *record) (*Inbox, err
 func (in *Inbox) waitRoom() bool {
 	for {
 		in.mu.Lock()
-		room, closed := in.roomLocked(), in.closed
+		room, closed := in.abandoned || in.roomLocked(), in.closed
 		in.mu.Unlock()
 		if room || closed {
 			return !closed
@@ -324,7 +328,9 @@ type InboxInfo struct {
 	QueuedMessages, QueuedBytes uint64 // not acknowledged
 	Drops                       Drops
 	BlockedSince                time.Time // the log is full since then
-	End                         *End
+	// Thrown is what came after the direction was abandoned, since this process began.
+	Thrown uint64
+	End    *End
 }
 
 // Info returns a look at the inbox.
@@ -333,7 +339,7 @@ func (in *Inbox) Info() InboxInfo {
 	defer in.mu.Unlock()
 	queued, bytes := in.queuedLocked(&in.acked)
 	return InboxInfo{Messages: in.head.num - 1, Bytes: in.head.off, QueuedMessages: queued, QueuedBytes: bytes,
-		Drops: in.drops, BlockedSince: in.blocked, End: in.end}
+		Drops: in.drops, BlockedSince: in.blocked, Thrown: in.thrown, End: in.end}
 }
 
 // Acked returns the first position that is not acknowledged.

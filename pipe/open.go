@@ -139,7 +139,7 @@ func (e *Endpoint) start() {
 		// Where the kernel refuses to watch it, the next send notices.
 		_ = e.write.poller.OnHangup(e.write.fd(), e.out.breakIfGone)
 	}
-	if e.sealed && e.in != nil && e.in.End() == nil {
+	if e.sealed && e.in != nil && (e.in.End() == nil || e.in.isAbandoned() && !e.read.isClosed()) {
 		e.in.start()
 	}
 }

@@ -80,6 +80,9 @@ const (
 	CauseEndpointClosed
 	// CauseBrokenPipe: the other end does not read any more (outbox only).
 	CauseBrokenPipe
+	// CauseAbandoned: somebody holds the other end, and a policy has given up waiting
+	// (inbox only).
+	CauseAbandoned
 )
 
 // badBytes reports whether the end is where bytes can be no frame: no descriptor
@@ -88,7 +91,7 @@ func (c EndCause) badBytes() bool { return c == CauseBadFrame || c == CauseOverL
 
 var causeNames = [...]string{
 	CauseClosed: "closed", CauseReset: "reset", CauseTruncated: "truncated", CauseBadFrame: "bad frame",
-	CauseOverLimit: "frame over limit", CauseEndpointClosed: "endpoint closed", CauseBrokenPipe: "broken pipe",
+	CauseOverLimit: "frame over limit", CauseEndpointClosed: "endpoint closed", CauseBrokenPipe: "broken pipe", CauseAbandoned: "abandoned",
 }
 
 // String returns the cause in words.

@@ -43,6 +43,7 @@ const (
 	flagLogGone                  // the log's file was given back before the end was closed
 	flagAllRead                  // the other end has read all that was accepted, and
 	flagNotAllRead               // it has not: where that is known for good
+	flagAbandoned                // the direction has ended although somebody holds the other end
 	knownFlags     = 1<<iota - 1 // all of them
 )
 

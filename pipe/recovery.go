@@ -314,6 +314,8 @@ func (in *Inbox) recover(s space) error {
 	case in.end != nil:
 	case in.rec.has(flagEnded):
 		in.finishLocked(nil)
+	case in.rec.has(flagAbandoned):
+		in.abandonLocked("somebody held the other end, and it was given up")
 	case !gone || in.rec.has(flagEndClosed):
 	case in.desc.shared():
 		in.finishLocked(nil)

@@ -70,10 +70,11 @@ func fromEndpoint(e session.EndpointInfo) *pipedv1.Endpoint {
 	if i := e.Inbox; i != nil {
 		m.Inbox = &pipedv1.Flow{Messages: i.Messages, Bytes: i.Bytes, QueuedMessages: i.QueuedMessages, QueuedBytes: i.QueuedBytes,
 			BlockedSince: timestamp(i.BlockedSince), End: fromEnd(i.End), Client: e.Reader, Lease: fromLease(e.ReaderLease),
-			DroppedMessages: i.Drops.Messages, DroppedBytes: i.Drops.Bytes}
+			DroppedMessages: i.Drops.Messages, DroppedBytes: i.Drops.Bytes, ThrownBytes: i.Thrown}
 	}
 	for _, h := range e.Holders {
-		holder := &pipedv1.Holder{Pid: int32(h.Pid), Command: h.Command, Daemon: h.Daemon}
+		holder := &pipedv1.Holder{Pid: int32(h.Pid), Command: h.Command, Daemon: h.Daemon, StartTime: timestamp(h.Started), ParentPid: int32(h.Parent),
+			Process: h.Process, Reads: h.Reads, Writes: h.Writes}
 		for _, fd := range h.FDs {
 			holder.Fds = append(holder.Fds, int32(fd))
 		}
@@ -144,7 +145,7 @@ var causes = map[pipe.EndCause]pipedv1.EndCause{
 	pipe.CauseClosed: pipedv1.EndCause_END_CAUSE_CLOSED, pipe.CauseReset: pipedv1.EndCause_END_CAUSE_RESET,
 	pipe.CauseTruncated: pipedv1.EndCause_END_CAUSE_TRUNCATED, pipe.CauseBadFrame: pipedv1.EndCause_END_CAUSE_BAD_FRAME,
 	pipe.CauseOverLimit: pipedv1.EndCause_END_CAUSE_FRAME_OVER_LIMIT, pipe.CauseEndpointClosed: pipedv1.EndCause_END_CAUSE_ENDPOINT_CLOSED,
-	pipe.CauseBrokenPipe: pipedv1.EndCause_END_CAUSE_BROKEN_PIPE,
+	pipe.CauseBrokenPipe: pipedv1.EndCause_END_CAUSE_BROKEN_PIPE, pipe.CauseAbandoned: pipedv1.EndCause_END_CAUSE_ABANDONED,
 }
 
 func fromEnd(e *pipe.End) *pipedv1.End {

@@ -85,6 +85,9 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 	if spec.Timeout, err = toDuration("timeout", p.GetTimeout(), 0); err != nil {
 		return nil, err
 	}
+	if spec.AfterExit, err = toAfterExit(p.GetAfterExit()); err != nil {
+		return nil, err
+	}
 	if spec.Stdio, err = toPipeSpec(p.GetStdioPipe()); err != nil {
 		return nil, err
 	}
@@ -176,6 +179,18 @@ func toStopPolicy(p *pipedv1.StopPolicy) (session.StopPolicy, error) {
 	}
 	policy.Grace, err = toGrace("grace", p.GetGrace())
 	return policy, err
+}
+
+func toAfterExit(a *pipedv1.AfterExit) (session.AfterExit, error) {
+	modes := map[pipedv1.AfterExit_Mode]session.AfterExitMode{
+		pipedv1.AfterExit_MODE_WAIT: session.AfterExitWait, pipedv1.AfterExit_MODE_END: session.AfterExitEnd, pipedv1.AfterExit_MODE_KILL: session.AfterExitKill,
+	}
+	mode, known := modes[a.GetMode()]
+	if !known && a.GetMode() != pipedv1.AfterExit_MODE_UNSPECIFIED {
+		return session.AfterExit{}, argument("after exit: mode %v", a.GetMode())
+	}
+	grace, err := toGrace("after exit: grace", a.GetGrace())
+	return session.AfterExit{Mode: mode, Grace: grace}, err
 }
 
 // toGrace reads a duration, or returns nil when there is none.

@@ -81,6 +81,12 @@ type Holder struct {
 	Command string
 	FDs     []int
 	Daemon  bool
+	// Reads and Writes say what it can do with the end.
+	Reads, Writes bool
+	keeper.Origin
+	// Process is the process of the session that it is, or descends from as far as that
+	// can be told; empty otherwise.
+	Process string
 }
 
 // A ProcessInfo is a look at a process.
@@ -194,7 +200,13 @@ func (r *Registry) holders(ctx context.Context, pipes []*Pipe, infos []PipeInfo)
 	}
 	for i, p := range pipes {
 		for j, e := range p.ends {
-			infos[i].Ends[j].Holders = merge(found[:len(e.ids)])
+			holders := merge(e.ids, found[:len(e.ids)])
+			for k := range holders {
+				if h := &holders[k]; !h.Daemon {
+					h.Process = e.session.familyOf(h)
+				}
+			}
+			infos[i].Ends[j].Holders = holders
 			found = found[len(e.ids):]
 		}
 	}
@@ -202,19 +214,57 @@ func (r *Registry) holders(ctx context.Context, pipes []*Pipe, infos []PipeInfo)
 }
 
 // merge makes one list of the holders of the one or two descriptors of an end.
-func merge(found [][]keeper.Holder) []Holder {
+func merge(ids []keeper.End, found [][]keeper.Holder) []Holder {
 	var all []Holder
-	for _, h := range slices.Concat(found...) {
-		i := slices.IndexFunc(all, func(a Holder) bool { return a.Pid == h.Pid })
-		if i < 0 {
-			all = append(all, Holder{Pid: h.Pid, Command: strings.TrimSpace(h.Command), Daemon: h.Pid == os.Getpid()})
-			i = len(all) - 1
-		}
-		for _, fd := range h.FDs {
-			if !slices.Contains(all[i].FDs, fd) {
-				all[i].FDs = append(all[i].FDs, fd)
+	for n, list := range found {
+		for _, h := range list {
+			i := slices.IndexFunc(all, func(a Holder) bool { return a.Pid == h.Pid })
+			if i < 0 {
+				all = append(all, Holder{Pid: h.Pid, Command: strings.TrimSpace(h.Command), Daemon: h.Pid == os.Getpid(), Origin: keeper.OriginOf(h.Pid)})
+				i = len(all) - 1
+			}
+			all[i].Reads = all[i].Reads || ids[n].Kind != keeper.PipeWriter
+			all[i].Writes = all[i].Writes || ids[n].Kind != keeper.PipeReader
+			for _, fd := range h.FDs {
+				if !slices.Contains(all[i].FDs, fd) {
+					all[i].FDs = append(all[i].FDs, fd)
+				}
 			}
 		}
 	}
 	return all
+}
+
+// generations bounds a walk up the parents of a process: none has as many, unless
+// numbers were given out anew meanwhile.
+const generations = 64
+
+// familyOf returns the name of the process that a holder is or descends from. Its
+// system session tells, as long as it has made none of its own, else its parents, as
+// long as they live.
+func (s *Session) familyOf(h *Holder) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	leader := func(pid int) string {
+		for _, p := range s.procs {
+			if pid != 0 && p.child.Pid() == pid {
+				return p.name
+			}
+		}
+		return ""
+	}
+	at, pid := h.Origin, h.Pid
+	for range generations {
+		if name := leader(pid); name != "" {
+			return name
+		}
+		if name := leader(at.SID); name != "" {
+			return name
+		}
+		if pid = at.Parent; pid <= 1 {
+			return ""
+		}
+		at = keeper.OriginOf(pid)
+	}
+	return ""
 }

@@ -254,7 +254,8 @@ func (l *launch) start(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit("session.before-start")
-	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files, Attributes: l.attributes})
+	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files, Attributes: l.attributes,
+		Sweep: l.spec.AfterExit.Mode == AfterExitKill})
 	if err != nil {
 		l.s.strike(prefixProc + l.name)
 		if gone := l.s.openable(); gone != nil {
@@ -285,7 +286,7 @@ func (l *launch) start(ctx context.Context) error {
 // record returns what has to be known of the process by whoever finds it.
 func (l *launch) record() processRecord {
 	r := processRecord{Order: l.proc.order, Key: l.proc.key, Args: l.spec.Args, Created: l.proc.started, Inherits: l.spec.Inherits,
-		Request: l.spec.RequestID, Digest: l.digest[:], Stop: l.spec.Stop}
+		Request: l.spec.RequestID, Digest: l.digest[:], Stop: l.spec.Stop, AfterExit: l.spec.AfterExit}
 	if l.spec.Timeout > 0 {
 		r.Deadline = l.proc.started.Add(l.spec.Timeout)
 	}

@@ -92,6 +92,8 @@ type processRecord struct {
 	Ladder   *ladder    `json:"ladder,omitempty"`
 	// Signals are those that clients have sent.
 	Signals []syscall.Signal `json:"signals,omitempty"`
+	// AfterExit is what becomes of pipes that somebody holds after the exit.
+	AfterExit AfterExit `json:"after_exit,omitzero"`
 }
 
 type leaseRecord struct {

@@ -111,6 +111,7 @@ func (r *Registry) adopt(h *heirloom) {
 			r.watch(s, p)
 		} else {
 			p.exited.Do(func() {})
+			r.background(p.giveUp) // it may have come to nothing
 		}
 	}
 	s.Ended()

@@ -400,6 +400,7 @@ func (r *Registry) watch(s *Session, p *Process) {
 		r.log.Info("process exited", "session", s.name, "process", p.name, "pid", exit.Pid, "code", exit.Exit.Code, "signal", int(exit.Exit.Signal),
 			"cause", exit.Cause)
 		r.sweepSoon()
+		p.giveUp(ctx)
 	})
 }
 

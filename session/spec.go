@@ -89,6 +89,8 @@ type ProcessSpec struct {
 	// Stop is how it is stopped, Timeout how long after its start; 0: never.
 	Stop    StopPolicy    `json:",omitzero"`
 	Timeout time.Duration `json:",omitzero"`
+	// AfterExit is what becomes of its pipes if somebody holds them after its exit.
+	AfterExit AfterExit `json:",omitzero"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -196,6 +198,9 @@ func (s *ProcessSpec) check(c *Config) error {
 		return argument("timeout %v: want 0, which is never, to %v", s.Timeout, maxTimeout)
 	}
 	if err := s.Stop.check(c.MaxStopGrace); err != nil {
+		return err
+	}
+	if err := s.AfterExit.check(); err != nil {
 		return err
 	}
 	return s.checkInherits()

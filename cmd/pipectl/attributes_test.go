@@ -45,6 +45,7 @@ func TestEachFlagThatAnOlderDaemonWouldNotSeeNeedsAFeature(t *testing.T) {
 		{"process/attributes", &pipedv1.ProcessSpec{Nice: new(int32(0))}},
 		{"process/attributes", &pipedv1.ProcessSpec{Umask: new(uint32(0))}},
 		{"process/attributes", &pipedv1.ProcessSpec{NoNewPrivileges: true}},
+		{"process/after-exit", &pipedv1.ProcessSpec{AfterExit: &pipedv1.AfterExit{}}},
 		{"process/merged", &pipedv1.ProcessSpec{Stderr: pipedv1.StdioMode_STDIO_MODE_MERGED}},
 		{"process/stop", &pipedv1.ProcessSpec{Stop: &pipedv1.StopPolicy{}}},
 	} {

@@ -163,12 +163,15 @@ func holderText(h *pipedv1.Holder) string {
 	}
 	switch fds := strings.Trim(fmt.Sprint(h.GetFds()), "[]"); len(h.GetFds()) {
 	case 0:
-		return text
 	case 1:
-		return text + ", descriptor " + fds
+		text += ", descriptor " + fds
 	default:
-		return text + ", descriptors " + fds
+		text += ", descriptors " + fds
 	}
+	if since := h.GetStartTime(); since != nil && !h.GetDaemon() {
+		text += ", since " + clock(since.AsTime())
+	}
+	return text
 }
 
 func writeFlow(b *strings.Builder, what string, flow *pipedv1.Flow) {
@@ -181,6 +184,9 @@ func writeFlow(b *strings.Builder, what string, flow *pipedv1.Flow) {
 	}
 	if flow.GetDroppedBytes() > 0 || flow.GetDroppedMessages() > 0 {
 		fmt.Fprintf(b, "; dropped: %s", amountText(flow.GetDroppedMessages(), flow.GetDroppedBytes()))
+	}
+	if thrown := flow.GetThrownBytes(); thrown > 0 {
+		fmt.Fprintf(b, "; %d bytes came after it was given up and were thrown away", thrown)
 	}
 	if since := flow.GetBlockedSince(); since != nil {
 		fmt.Fprintf(b, "; blocked for %v", max(time.Since(since.AsTime()), 0).Truncate(time.Millisecond))

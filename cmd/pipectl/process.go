@@ -25,7 +25,8 @@ type processFlags struct {
 	dir     string
 	attributeFlags
 	resourceFlags
-	merge bool
+	afterExit afterExitFlags
+	merge     bool
 	// timeout and stopGrace are how the daemon stops it; changed says which flags were
 	// given.
 	timeout, stopGrace time.Duration
@@ -43,10 +44,12 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
 	p.attributeFlags.add(flags)
 	p.resourceFlags.add(flags)
+	p.afterExit.add(flags)
 	flags.BoolVar(&p.merge, "merge-stderr", false, "stderr goes into the pipe of stdout, in the order in which both are written, as 2>&1")
 	flags.DurationVar(&p.stopGrace, "stop-grace", 0, "how long the program has after TERM when it is stopped, as 30s (else what the daemon says)")
 	p.changed = flags.Changed
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
+	_ = cmd.RegisterFlagCompletionFunc("after-exit", completeAfterExit)
 }
 
 func completeFramings(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -101,6 +104,9 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	if p.changed("stop-grace") {
 		spec.Stop = &pipedv1.StopPolicy{Grace: durationpb.New(p.stopGrace)}
 	}
+	if err := p.afterExit.fill(spec); err != nil {
+		return nil, err
+	}
 	return spec, p.fill(spec)
 }
 
@@ -128,6 +134,9 @@ func features(spec *pipedv1.ProcessSpec) map[string]string {
 	needed := make(map[string]string)
 	if spec.GetTimeout() != nil || spec.GetStop() != nil {
 		needed["process/stop"] = "--timeout and --stop-grace"
+	}
+	if spec.GetAfterExit() != nil {
+		needed["process/after-exit"] = "--after-exit"
 	}
 	if spec.GetStderr() == pipedv1.StdioMode_STDIO_MODE_MERGED {
 		needed["process/merged"] = "--merge-stderr"

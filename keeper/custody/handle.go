@@ -220,7 +220,7 @@ func (c *custody) claim(p *peer, m *wire.Message, fds []int) {
 		return
 	}
 	if one == nil && c.fresh {
-		one = &process{uid: m.UID, key: m.Key, pidfd: -1, Process: wire.Process{Pid: told.Pid, Start: told.Start, Confined: told.Confined}}
+		one = &process{uid: m.UID, key: m.Key, pidfd: -1, Process: wire.Process{Pid: told.Pid, Start: told.Start, Confined: told.Confined, Sweep: told.Sweep}}
 		one.slot = c.reg.add(one.record())
 		a.processes[m.Key] = one
 	}

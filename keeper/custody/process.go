@@ -28,7 +28,6 @@ type process struct {
 	discarded bool // its record is gone
 	asked     bool // the front knows it
 	claimed   bool // by the upload under way
-	sweep     bool // its group is killed when it exits
 	told      bool // the front knows its exit
 	started   []func()
 	ended     []func()
@@ -115,7 +114,7 @@ func (c *custody) exited(p *process) {
 		c.reg.set(p.slot, p.record())
 	}
 	failpoint.Hit("custody.exit-recorded")
-	if p.sweep {
+	if p.Sweep {
 		_ = c.killTree(p) // not reaped yet, so that its number is its own; nobody may be left
 	}
 	if p.child {
@@ -179,7 +178,12 @@ func (c *custody) signal(p *process, sig syscall.Signal, flags uint64) wire.Code
 	if p.pidfd < 0 {
 		return wire.Exited
 	}
-	p.sweep = p.sweep || flags&wire.Sweep != 0
+	if flags&wire.Sweep != 0 && !p.Sweep {
+		p.Sweep = true
+		if p.slot != 0 {
+			c.reg.set(p.slot, p.record())
+		}
+	}
 	var err error
 	if flags&wire.ToGroup != 0 {
 		err = c.signalTree(p, sig)

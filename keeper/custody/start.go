@@ -361,6 +361,7 @@ func (c *custody) start(p *peer, m *wire.Message, fds []int) {
 	}
 	one := &process{uid: m.UID, key: m.Key, pidfd: -1, child: true, starting: true}
 	one.Confined = c.tree != nil
+	one.Sweep = m.Args[0]&wire.Sweep != 0
 	one.slot = c.reg.add(one.record())
 	a.processes[m.Key] = one
 	request := *m

@@ -72,7 +72,8 @@ const (
 	Put
 	// Remove lets copies go. UID, keys.
 	Remove
-	// Start starts a process. UID, key, the sources, blob: [Spec]. Answer:
+	// Start starts a process. UID, key, the sources, blob: [Spec]. First argument: flags
+	// ([Sweep]), which a keeper from before them does not look at. Answer:
 	// [Process], and its pidfd while it runs; or [Failed] with a blob: [Failure].
 	Start
 	// Signal sends the signal of the first argument. UID, key. Second argument: flags ([ToGroup], [Sweep]), which a keeper from before

@@ -12,7 +12,9 @@ type Process struct {
 	// OutOfMemory: it was killed because its session had no memory left.
 	OutOfMemory bool
 	// Confined says that it was born in a cgroup of its own, also before the exit.
-	Confined     bool
+	Confined bool
+	// Sweep says that what is left of its group is killed when it exits.
+	Sweep        bool
 	Code, Signal int
 	// Time is when the exit was seen, in nanoseconds since 1970.
 	Time int64
@@ -26,13 +28,14 @@ const (
 	processCore
 	processOutOfMemory
 	processConfined
+	processSweep
 )
 
 // Flags returns the flags as one number, of which a program from before some of them
 // does not look at those.
 func (p *Process) Flags() uint64 {
 	var flags uint64
-	for i, set := range [...]bool{p.Exited, p.Unknown, p.CoreDumped, p.OutOfMemory, p.Confined} {
+	for i, set := range [...]bool{p.Exited, p.Unknown, p.CoreDumped, p.OutOfMemory, p.Confined, p.Sweep} {
 		if set {
 			flags |= 1 << i
 		}
@@ -44,6 +47,7 @@ func (p *Process) Flags() uint64 {
 func (p *Process) SetFlags(flags uint64) {
 	p.Exited, p.Unknown, p.CoreDumped = flags&processExited != 0, flags&processUnknown != 0, flags&processCore != 0
 	p.OutOfMemory, p.Confined = flags&processOutOfMemory != 0, flags&processConfined != 0
+	p.Sweep = flags&processSweep != 0
 }
 
 // SetProcess puts p into the arguments and the keys.

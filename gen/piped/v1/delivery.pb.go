@@ -45,6 +45,11 @@ const (
 	// The reader of this direction is gone; what is counted was handed over
 	// before (outbox only).
 	EndCause_END_CAUSE_BROKEN_PIPE EndCause = 8
+	// The process that was given the other end has exited, somebody else still
+	// holds it, and the policy of the process was not to wait (AfterExit). What
+	// came by then was delivered; what comes later is thrown away. Only of what
+	// comes out of an end. The detail says who held it.
+	EndCause_END_CAUSE_ABANDONED EndCause = 9
 )
 
 // Enum value maps for EndCause.
@@ -59,6 +64,7 @@ var (
 		6: "END_CAUSE_ENDPOINT_CLOSED",
 		7: "END_CAUSE_SESSION_LOST",
 		8: "END_CAUSE_BROKEN_PIPE",
+		9: "END_CAUSE_ABANDONED",
 	}
 	EndCause_value = map[string]int32{
 		"END_CAUSE_UNSPECIFIED":      0,
@@ -70,6 +76,7 @@ var (
 		"END_CAUSE_ENDPOINT_CLOSED":  6,
 		"END_CAUSE_SESSION_LOST":     7,
 		"END_CAUSE_BROKEN_PIPE":      8,
+		"END_CAUSE_ABANDONED":        9,
 	}
 )
 
@@ -706,7 +713,7 @@ const file_piped_v1_delivery_proto_rawDesc = "" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime*\xf8\x01\n" +
+	"expireTime*\x91\x02\n" +
 	"\bEndCause\x12\x19\n" +
 	"\x15END_CAUSE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10END_CAUSE_CLOSED\x10\x01\x12\x13\n" +
@@ -716,7 +723,8 @@ const file_piped_v1_delivery_proto_rawDesc = "" +
 	"\x1aEND_CAUSE_FRAME_OVER_LIMIT\x10\x05\x12\x1d\n" +
 	"\x19END_CAUSE_ENDPOINT_CLOSED\x10\x06\x12\x1a\n" +
 	"\x16END_CAUSE_SESSION_LOST\x10\a\x12\x19\n" +
-	"\x15END_CAUSE_BROKEN_PIPE\x10\b*k\n" +
+	"\x15END_CAUSE_BROKEN_PIPE\x10\b\x12\x17\n" +
+	"\x13END_CAUSE_ABANDONED\x10\t*k\n" +
 	"\bAckLevel\x12\x19\n" +
 	"\x15ACK_LEVEL_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ACK_LEVEL_COMMITTED\x10\x01\x12\x17\n" +

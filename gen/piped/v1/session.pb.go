@@ -664,6 +664,67 @@ func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_session_proto_rawDescGZIP(), []int{15, 0}
 }
 
+// What is done about a pipe that is held.
+type AfterExit_Mode int32
+
+const (
+	// MODE_WAIT.
+	AfterExit_MODE_UNSPECIFIED AfterExit_Mode = 0
+	// Nothing: the end of file comes when the last holder is gone.
+	AfterExit_MODE_WAIT AfterExit_Mode = 1
+	// After the grace, what comes out of it ends with END_CAUSE_ABANDONED, and
+	// what goes into it is closed. What holders write from then on is read and
+	// thrown away, until the session is deleted, so that they neither wait nor
+	// get SIGPIPE.
+	AfterExit_MODE_END AfterExit_Mode = 2
+	// At the exit, what the process leaves behind of its tree is killed; see
+	// TreeKill for how certain that is. With whoever is left, as MODE_END.
+	AfterExit_MODE_KILL AfterExit_Mode = 3
+)
+
+// Enum value maps for AfterExit_Mode.
+var (
+	AfterExit_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_WAIT",
+		2: "MODE_END",
+		3: "MODE_KILL",
+	}
+	AfterExit_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_WAIT":        1,
+		"MODE_END":         2,
+		"MODE_KILL":        3,
+	}
+)
+
+func (x AfterExit_Mode) Enum() *AfterExit_Mode {
+	p := new(AfterExit_Mode)
+	*p = x
+	return p
+}
+
+func (x AfterExit_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AfterExit_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
+}
+
+func (AfterExit_Mode) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[11]
+}
+
+func (x AfterExit_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AfterExit_Mode.Descriptor instead.
+func (AfterExit_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17, 0}
+}
+
 // Type is what happened.
 type SessionEvent_Type int32
 
@@ -734,11 +795,11 @@ func (x SessionEvent_Type) String() string {
 }
 
 func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
 }
 
 func (SessionEvent_Type) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[11]
+	return &file_piped_v1_session_proto_enumTypes[12]
 }
 
 func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
@@ -747,7 +808,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -1170,7 +1231,10 @@ type Flow struct {
 	// generated one.
 	Client string `protobuf:"bytes,9,opt,name=client,proto3" json:"client,omitempty"`
 	// The right to write (outbox) or to consume (inbox), if somebody has it.
-	Lease         *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
+	// What came after the direction was abandoned and was thrown away, in
+	// bytes, since the daemon began.
+	ThrownBytes   uint64 `protobuf:"varint,11,opt,name=thrown_bytes,json=thrownBytes,proto3" json:"thrown_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1275,6 +1339,13 @@ func (x *Flow) GetLease() *Lease {
 	return nil
 }
 
+func (x *Flow) GetThrownBytes() uint64 {
+	if x != nil {
+		return x.ThrownBytes
+	}
+	return 0
+}
+
 // A Holder has a copy of an end.
 type Holder struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1285,7 +1356,19 @@ type Holder struct {
 	// Descriptor numbers at which it has the end.
 	Fds []int32 `protobuf:"varint,3,rep,packed,name=fds,proto3" json:"fds,omitempty"`
 	// It is the daemon.
-	Daemon        bool `protobuf:"varint,4,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	Daemon bool `protobuf:"varint,4,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	// When the process began, which is since when it can hold the end. Absent
+	// where that cannot be seen.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// The parent of the process; 0 where that cannot be seen.
+	ParentPid int32 `protobuf:"varint,6,opt,name=parent_pid,json=parentPid,proto3" json:"parent_pid,omitempty"`
+	// The process of the session that it is, or descends from, as far as that
+	// can be told; empty otherwise.
+	Process string `protobuf:"bytes,7,opt,name=process,proto3" json:"process,omitempty"`
+	// What the process can do with the end.
+	Reads bool `protobuf:"varint,8,opt,name=reads,proto3" json:"reads,omitempty"`
+	// See reads. While anybody has an end who writes, there is no end of file.
+	Writes        bool `protobuf:"varint,9,opt,name=writes,proto3" json:"writes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1344,6 +1427,41 @@ func (x *Holder) GetFds() []int32 {
 func (x *Holder) GetDaemon() bool {
 	if x != nil {
 		return x.Daemon
+	}
+	return false
+}
+
+func (x *Holder) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Holder) GetParentPid() int32 {
+	if x != nil {
+		return x.ParentPid
+	}
+	return 0
+}
+
+func (x *Holder) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *Holder) GetReads() bool {
+	if x != nil {
+		return x.Reads
+	}
+	return false
+}
+
+func (x *Holder) GetWrites() bool {
+	if x != nil {
+		return x.Writes
 	}
 	return false
 }
@@ -2376,8 +2494,11 @@ type ProcessSpec struct {
 	// Programs with a set-user-ID bit or file capabilities give it nothing, for
 	// ever: PR_SET_NO_NEW_PRIVS.
 	NoNewPrivileges bool `protobuf:"varint,26,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What becomes of the pipes of the process if somebody else, as a
+	// descendant, holds them when it has exited.
+	AfterExit     *AfterExit `protobuf:"bytes,36,opt,name=after_exit,json=afterExit,proto3" json:"after_exit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProcessSpec) Reset() {
@@ -2550,6 +2671,70 @@ func (x *ProcessSpec) GetNoNewPrivileges() bool {
 	return false
 }
 
+func (x *ProcessSpec) GetAfterExit() *AfterExit {
+	if x != nil {
+		return x.AfterExit
+	}
+	return nil
+}
+
+// What becomes of pipes that somebody holds after the process that they were
+// given to has exited, so that their end of file does not come.
+type AfterExit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is done.
+	Mode AfterExit_Mode `protobuf:"varint,1,opt,name=mode,proto3,enum=piped.v1.AfterExit_Mode" json:"mode,omitempty"`
+	// How long after the exit the end of file may take; 1 s if absent. Only with
+	// MODE_END and MODE_KILL.
+	Grace         *durationpb.Duration `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AfterExit) Reset() {
+	*x = AfterExit{}
+	mi := &file_piped_v1_session_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AfterExit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AfterExit) ProtoMessage() {}
+
+func (x *AfterExit) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AfterExit.ProtoReflect.Descriptor instead.
+func (*AfterExit) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AfterExit) GetMode() AfterExit_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return AfterExit_MODE_UNSPECIFIED
+}
+
+func (x *AfterExit) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
 // ResourceLimit is a limit of setrlimit(2).
 type ResourceLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2567,7 +2752,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2764,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2777,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -2638,7 +2823,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2835,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2848,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2717,7 +2902,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2914,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2927,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2798,7 +2983,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2810,7 +2995,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2823,7 +3008,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -2849,7 +3034,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +3046,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +3059,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2909,7 +3094,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3106,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3119,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2963,7 +3148,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3160,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3173,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -3039,7 +3224,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3236,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3249,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3108,7 +3293,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3305,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3318,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -3205,7 +3390,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3217,7 +3402,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3230,7 +3415,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3324,7 +3509,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3521,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3534,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3383,7 +3568,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3580,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3593,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3501,7 +3686,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3698,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3711,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3552,7 +3737,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3749,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3762,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -3595,7 +3780,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3792,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3805,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -3655,7 +3840,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +3852,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +3865,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -3706,7 +3891,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +3903,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +3916,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3766,7 +3951,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3963,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3976,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -3816,7 +4001,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3828,7 +4013,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3841,7 +4026,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3874,7 +4059,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4071,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4084,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3917,7 +4102,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3929,7 +4114,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +4127,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3977,7 +4162,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3989,7 +4174,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4002,7 +4187,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -4030,7 +4215,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4227,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4240,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -4097,7 +4282,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4109,7 +4294,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4122,7 +4307,7 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
@@ -4149,7 +4334,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4346,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4359,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -4216,7 +4401,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4413,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4426,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -4310,7 +4495,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"STATE_OPEN\x10\x01\x12\x11\n" +
 	"\rSTATE_CLOSING\x10\x02\x12\x10\n" +
 	"\fSTATE_CLOSED\x10\x03\x12\x15\n" +
-	"\x11STATE_HANDED_OVER\x10\x04\"\xf5\x02\n" +
+	"\x11STATE_HANDED_OVER\x10\x04\"\x98\x03\n" +
 	"\x04Flow\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\x04R\bmessages\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12'\n" +
@@ -4322,12 +4507,20 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x03end\x18\b \x01(\v2\r.piped.v1.EndR\x03end\x12\x16\n" +
 	"\x06client\x18\t \x01(\tR\x06client\x12%\n" +
 	"\x05lease\x18\n" +
-	" \x01(\v2\x0f.piped.v1.LeaseR\x05lease\"^\n" +
+	" \x01(\v2\x0f.piped.v1.LeaseR\x05lease\x12!\n" +
+	"\fthrown_bytes\x18\v \x01(\x04R\vthrownBytes\"\x80\x02\n" +
 	"\x06Holder\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x12\x10\n" +
 	"\x03fds\x18\x03 \x03(\x05R\x03fds\x12\x16\n" +
-	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\x87\x04\n" +
+	"\x06daemon\x18\x04 \x01(\bR\x06daemon\x129\n" +
+	"\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1d\n" +
+	"\n" +
+	"parent_pid\x18\x06 \x01(\x05R\tparentPid\x12\x18\n" +
+	"\aprocess\x18\a \x01(\tR\aprocess\x12\x14\n" +
+	"\x05reads\x18\b \x01(\bR\x05reads\x12\x16\n" +
+	"\x06writes\x18\t \x01(\bR\x06writes\"\x87\x04\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -4451,7 +4644,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\x80\x06\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xb4\x06\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -4475,9 +4668,19 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x06limits\x18\x17 \x03(\v2\x17.piped.v1.ResourceLimitR\x06limits\x12\x17\n" +
 	"\x04nice\x18\x18 \x01(\x05H\x00R\x04nice\x88\x01\x01\x12\x19\n" +
 	"\x05umask\x18\x19 \x01(\rH\x01R\x05umask\x88\x01\x01\x12*\n" +
-	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivilegesB\a\n" +
+	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivileges\x122\n" +
+	"\n" +
+	"after_exit\x18$ \x01(\v2\x13.piped.v1.AfterExitR\tafterExitB\a\n" +
 	"\x05_niceB\b\n" +
-	"\x06_umask\"o\n" +
+	"\x06_umask\"\xb4\x01\n" +
+	"\tAfterExit\x12,\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x18.piped.v1.AfterExit.ModeR\x04mode\x12/\n" +
+	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"H\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tMODE_WAIT\x10\x01\x12\f\n" +
+	"\bMODE_END\x10\x02\x12\r\n" +
+	"\tMODE_KILL\x10\x03\"o\n" +
 	"\rResourceLimit\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x17\n" +
 	"\x04soft\x18\x02 \x01(\x04H\x00R\x04soft\x88\x01\x01\x12\x17\n" +
@@ -4663,8 +4866,8 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_piped_v1_session_proto_goTypes = []any{
 	(TreeKill)(0),                 // 0: piped.v1.TreeKill
 	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
@@ -4677,183 +4880,189 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(StopPolicy_Scope)(0),         // 8: piped.v1.StopPolicy.Scope
 	(Exit_Cause)(0),               // 9: piped.v1.Exit.Cause
 	(LogSpec_Overflow)(0),         // 10: piped.v1.LogSpec.Overflow
-	(SessionEvent_Type)(0),        // 11: piped.v1.SessionEvent.Type
-	(*Session)(nil),               // 12: piped.v1.Session
-	(*Pipe)(nil),                  // 13: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 14: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 15: piped.v1.Endpoint
-	(*Flow)(nil),                  // 16: piped.v1.Flow
-	(*Holder)(nil),                // 17: piped.v1.Holder
-	(*Process)(nil),               // 18: piped.v1.Process
-	(*Resources)(nil),             // 19: piped.v1.Resources
-	(*SessionUsage)(nil),          // 20: piped.v1.SessionUsage
-	(*Stopping)(nil),              // 21: piped.v1.Stopping
-	(*StopPolicy)(nil),            // 22: piped.v1.StopPolicy
-	(*Final)(nil),                 // 23: piped.v1.Final
-	(*Exit)(nil),                  // 24: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 25: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 26: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 27: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 28: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 29: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 30: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 31: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 32: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 33: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 34: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 35: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 36: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 37: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 38: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 39: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 40: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 41: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 42: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 43: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 44: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 45: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 46: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 47: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 48: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 49: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 50: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),    // 51: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),   // 52: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),    // 53: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 54: piped.v1.StopSessionResponse
-	nil,                           // 55: piped.v1.Session.LabelsEntry
-	nil,                           // 56: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 57: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 58: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 59: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(*Framing)(nil),               // 61: piped.v1.Framing
-	(*End)(nil),                   // 62: piped.v1.End
-	(*Lease)(nil),                 // 63: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 65: piped.v1.Heartbeat
+	(AfterExit_Mode)(0),           // 11: piped.v1.AfterExit.Mode
+	(SessionEvent_Type)(0),        // 12: piped.v1.SessionEvent.Type
+	(*Session)(nil),               // 13: piped.v1.Session
+	(*Pipe)(nil),                  // 14: piped.v1.Pipe
+	(*EndpointRef)(nil),           // 15: piped.v1.EndpointRef
+	(*Endpoint)(nil),              // 16: piped.v1.Endpoint
+	(*Flow)(nil),                  // 17: piped.v1.Flow
+	(*Holder)(nil),                // 18: piped.v1.Holder
+	(*Process)(nil),               // 19: piped.v1.Process
+	(*Resources)(nil),             // 20: piped.v1.Resources
+	(*SessionUsage)(nil),          // 21: piped.v1.SessionUsage
+	(*Stopping)(nil),              // 22: piped.v1.Stopping
+	(*StopPolicy)(nil),            // 23: piped.v1.StopPolicy
+	(*Final)(nil),                 // 24: piped.v1.Final
+	(*Exit)(nil),                  // 25: piped.v1.Exit
+	(*ProcessUsage)(nil),          // 26: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),              // 27: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 28: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 29: piped.v1.ProcessSpec
+	(*AfterExit)(nil),             // 30: piped.v1.AfterExit
+	(*ResourceLimit)(nil),         // 31: piped.v1.ResourceLimit
+	(*Inherit)(nil),               // 32: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 33: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 34: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 35: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 36: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 37: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 38: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 39: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 40: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 41: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 42: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 43: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 44: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 45: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 46: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 47: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 48: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 49: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 50: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 51: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 52: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),    // 53: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),   // 54: piped.v1.StopProcessResponse
+	(*StopSessionRequest)(nil),    // 55: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 56: piped.v1.StopSessionResponse
+	nil,                           // 57: piped.v1.Session.LabelsEntry
+	nil,                           // 58: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 59: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 60: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 61: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
+	(*Framing)(nil),               // 63: piped.v1.Framing
+	(*End)(nil),                   // 64: piped.v1.End
+	(*Lease)(nil),                 // 65: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 66: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 67: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	55,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	57,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	60,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	60,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	60,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	13,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	18,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	19,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
-	20,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
+	62,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	62,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	62,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	14,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	19,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	20,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
+	21,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
 	4,   // 9: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	61,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	61,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	15,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	63,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	63,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	16,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
 	5,   // 13: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	16,  // 14: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	16,  // 15: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	17,  // 16: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	60,  // 17: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	62,  // 18: piped.v1.Flow.end:type_name -> piped.v1.End
-	63,  // 19: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	6,   // 20: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	60,  // 21: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	24,  // 22: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	30,  // 23: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	23,  // 24: piped.v1.Process.finals:type_name -> piped.v1.Final
-	21,  // 25: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,   // 26: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	60,  // 27: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	64,  // 28: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
-	64,  // 29: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
-	7,   // 30: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	60,  // 31: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	60,  // 32: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,   // 33: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	64,  // 34: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	64,  // 35: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,   // 36: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	62,  // 37: piped.v1.Final.last:type_name -> piped.v1.End
-	60,  // 38: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	25,  // 39: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,   // 40: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	64,  // 41: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	64,  // 42: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,   // 43: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	61,  // 44: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	61,  // 45: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	27,  // 46: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10,  // 47: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,   // 48: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,   // 49: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,   // 50: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,   // 51: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	26,  // 52: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	26,  // 53: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	30,  // 54: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	22,  // 55: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	64,  // 56: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	29,  // 57: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	56,  // 58: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	26,  // 59: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	28,  // 60: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	19,  // 61: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
-	12,  // 62: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	12,  // 63: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,   // 64: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	57,  // 65: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	12,  // 66: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	58,  // 67: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	64,  // 68: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,   // 69: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	12,  // 70: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	39,  // 71: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	40,  // 72: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	65,  // 73: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	11,  // 74: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	60,  // 75: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	59,  // 76: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	18,  // 77: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	23,  // 78: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	63,  // 79: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	26,  // 80: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	13,  // 81: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	28,  // 82: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	18,  // 83: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	64,  // 84: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18,  // 85: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	22,  // 86: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	64,  // 87: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18,  // 88: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	64,  // 89: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	64,  // 90: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	22,  // 91: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	18,  // 92: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	31,  // 93: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	33,  // 94: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	35,  // 95: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	37,  // 96: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	41,  // 97: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	43,  // 98: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	45,  // 99: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	47,  // 100: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	49,  // 101: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	51,  // 102: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	53,  // 103: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	32,  // 104: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	34,  // 105: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	36,  // 106: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	38,  // 107: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	42,  // 108: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	44,  // 109: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	46,  // 110: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	48,  // 111: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	50,  // 112: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	52,  // 113: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	54,  // 114: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	104, // [104:115] is the sub-list for method output_type
-	93,  // [93:104] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	17,  // 14: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	17,  // 15: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	18,  // 16: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	62,  // 17: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	64,  // 18: piped.v1.Flow.end:type_name -> piped.v1.End
+	65,  // 19: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	62,  // 20: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
+	6,   // 21: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	62,  // 22: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	25,  // 23: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	32,  // 24: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	24,  // 25: piped.v1.Process.finals:type_name -> piped.v1.Final
+	22,  // 26: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 27: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	62,  // 28: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	66,  // 29: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
+	66,  // 30: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
+	7,   // 31: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	62,  // 32: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	62,  // 33: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	9,   // 34: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	66,  // 35: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	66,  // 36: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	8,   // 37: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	64,  // 38: piped.v1.Final.last:type_name -> piped.v1.End
+	62,  // 39: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	26,  // 40: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	9,   // 41: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	66,  // 42: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	66,  // 43: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,   // 44: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	63,  // 45: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	63,  // 46: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	28,  // 47: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	10,  // 48: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 49: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 50: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 51: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 52: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	27,  // 53: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	27,  // 54: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	32,  // 55: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	23,  // 56: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	66,  // 57: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	31,  // 58: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	30,  // 59: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
+	11,  // 60: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
+	66,  // 61: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
+	58,  // 62: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	27,  // 63: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	29,  // 64: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	20,  // 65: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
+	13,  // 66: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	13,  // 67: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 68: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	59,  // 69: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	13,  // 70: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	60,  // 71: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	66,  // 72: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 73: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	13,  // 74: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	41,  // 75: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	42,  // 76: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	67,  // 77: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	12,  // 78: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	62,  // 79: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	61,  // 80: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	19,  // 81: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	24,  // 82: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	65,  // 83: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	27,  // 84: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	14,  // 85: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	29,  // 86: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	19,  // 87: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	66,  // 88: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	19,  // 89: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	23,  // 90: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	66,  // 91: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	19,  // 92: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	66,  // 93: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	66,  // 94: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	23,  // 95: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	19,  // 96: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	33,  // 97: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	35,  // 98: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	37,  // 99: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	39,  // 100: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	43,  // 101: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	45,  // 102: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	47,  // 103: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	49,  // 104: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	51,  // 105: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	53,  // 106: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	55,  // 107: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	34,  // 108: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	36,  // 109: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	38,  // 110: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	40,  // 111: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	44,  // 112: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	46,  // 113: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	48,  // 114: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	50,  // 115: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	52,  // 116: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	54,  // 117: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	56,  // 118: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	108, // [108:119] is the sub-list for method output_type
+	97,  // [97:108] is the sub-list for method input_type
+	97,  // [97:97] is the sub-list for extension type_name
+	97,  // [97:97] is the sub-list for extension extendee
+	0,   // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -4872,22 +5081,22 @@ func file_piped_v1_session_proto_init() {
 		(*Exit_Unknown)(nil),
 	}
 	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[17].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[26].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[18].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[27].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[37].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[39].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[38].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   48,
+			NumEnums:      13,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
