@@ -38,7 +38,8 @@ type prepared struct {
 	user      *syscall.Credential
 	status    int // to the parent
 	limit     *unix.Rlimit
-	free      int // a number above all others
+	free      int   // a number above all others
+	pidfd     int32 // of the child; the kernel writes it
 }
 
 // cloneArgs is struct clone_args of linux/sched.h.
@@ -64,11 +65,10 @@ func forkPlaced(n *newborn) (pid, pidfd int, err error) {
 	}
 	p.status = status[1]
 	p.free = max(p.free, p.status+1)
-	fd := int32(-1)
 	args := &cloneArgs{
 		flags:  unix.CLONE_PARENT | unix.CLONE_PIDFD | unix.CLONE_INTO_CGROUP | unix.CLONE_VM | unix.CLONE_VFORK,
-		pidfd:  uint64(uintptr(unsafe.Pointer(&fd))), //nolint:gosec // where the kernel writes it; it is kept alive below
-		cgroup: uint64(n.group),                      //nolint:gosec // a descriptor
+		pidfd:  uint64(uintptr(unsafe.Pointer(&p.pidfd))), //nolint:gosec // where the kernel writes it; it is kept alive below
+		cgroup: uint64(n.group),                           //nolint:gosec // a descriptor
 	}
 	child, errno := cloneAndExec(p, args)
 	syscall.ForkLock.Unlock()
@@ -83,16 +83,20 @@ func forkPlaced(n *newborn) (pid, pidfd int, err error) {
 	}
 	var code [4]byte
 	if _, err := io.ReadFull(reader, code[:]); err == nil {
-		_ = unix.Close(int(fd))
+		_ = unix.Close(int(p.pidfd))
 		return 0, -1, syscall.Errno(*(*uint32)(unsafe.Pointer(&code))) //nolint:gosec // as the child has written it
 	} else if !errors.Is(err, io.EOF) {
-		_ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
-		_ = unix.Close(int(fd))
+		_ = unix.PidfdSendSignal(int(p.pidfd), unix.SIGKILL, nil, 0)
+		_ = unix.Close(int(p.pidfd))
 		return 0, -1, err
 	}
-	return int(child), int(fd), nil
+	return int(child), int(p.pidfd), nil
 }
 
+// prepare returns what is on the heap for certain: the kernel is given its address,
+// and a stack may move.
+//
+//go:noinline
 func (n *newborn) prepare() (p *prepared, err error) {
 	p = &prepared{files: make([]int, len(n.files)), user: n.user, limit: originalFiles()}
 	if p.path, err = syscall.BytePtrFromString(n.path); err != nil {
