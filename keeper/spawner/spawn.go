@@ -26,6 +26,9 @@ func spawn(spec keeper.Spec, blob int) (pid, pidfd int, err error) {
 	if err := spec.Check(); err != nil {
 		return 0, -1, err
 	}
+	if err := own(&spec); err != nil {
+		return 0, -1, err
+	}
 	if spec.Attributes.Staged() {
 		return throughStage(spec, blob)
 	}
@@ -51,6 +54,9 @@ func fork(spec keeper.Spec) (pid, pidfd int, err error) {
 	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd, Cloneflags: syscall.CLONE_PARENT}
 	if c := spec.Attributes.Credential; c != nil {
 		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups, NoSetGroups: isOurs(c)}
+	}
+	if t := spec.Attributes.Terminal; t != nil && t.Controlling {
+		sys.Setctty, sys.Ctty = true, t.FD
 	}
 	pid, err = syscall.ForkExec(spec.Path, spec.Args, &syscall.ProcAttr{Dir: spec.Dir, Env: spec.Env, Files: files, Sys: sys})
 	if err != nil {

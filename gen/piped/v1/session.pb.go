@@ -141,9 +141,16 @@ const (
 	StdioMode_STDIO_MODE_PIPE StdioMode = 1
 	// /dev/null.
 	StdioMode_STDIO_MODE_NULL StdioMode = 2
-	// For stderr only: into the pipe of stdout, which must be a pipe, as a shell's
-	// 2>&1. Only so is the order in which both were written known.
+	// For stderr only: into the pipe of stdout, which must be a pipe or a terminal,
+	// as a shell's 2>&1. Only so is the order in which both were written known.
 	StdioMode_STDIO_MODE_MERGED StdioMode = 3
+	// A terminal, the same for all streams that lead to one. Stdout must be one then.
+	// With stdin it is the controlling terminal of the process's session: its keys
+	// signal the foreground job, and its end hangs up. For stdout alone (and stderr),
+	// with stdin a pipe, it controls nothing and changes no byte: it is there so that
+	// programs write each line at once. The framing of a terminal is "raw" unless
+	// "line" is asked for.
+	StdioMode_STDIO_MODE_TTY StdioMode = 4
 )
 
 // Enum value maps for StdioMode.
@@ -153,12 +160,14 @@ var (
 		1: "STDIO_MODE_PIPE",
 		2: "STDIO_MODE_NULL",
 		3: "STDIO_MODE_MERGED",
+		4: "STDIO_MODE_TTY",
 	}
 	StdioMode_value = map[string]int32{
 		"STDIO_MODE_UNSPECIFIED": 0,
 		"STDIO_MODE_PIPE":        1,
 		"STDIO_MODE_NULL":        2,
 		"STDIO_MODE_MERGED":      3,
+		"STDIO_MODE_TTY":         4,
 	}
 )
 
@@ -256,6 +265,9 @@ const (
 	// Two kernel pipes: standard input and output of a process. End 1 writes
 	// its input and reads its output.
 	Pipe_KIND_STDIO Pipe_Kind = 3
+	// A terminal: standard output of a process, and its standard input where end 1
+	// has an outbox that leads there. With stdin a pipe, end 1 writes that pipe.
+	Pipe_KIND_TERMINAL Pipe_Kind = 4
 )
 
 // Enum value maps for Pipe_Kind.
@@ -265,12 +277,14 @@ var (
 		1: "KIND_DUPLEX",
 		2: "KIND_ONE_WAY",
 		3: "KIND_STDIO",
+		4: "KIND_TERMINAL",
 	}
 	Pipe_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_DUPLEX":      1,
 		"KIND_ONE_WAY":     2,
 		"KIND_STDIO":       3,
+		"KIND_TERMINAL":    4,
 	}
 )
 
@@ -360,7 +374,7 @@ func (x Endpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Endpoint_State.Descriptor instead.
 func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{5, 0}
 }
 
 // State is where a process is.
@@ -413,7 +427,7 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Step is a step of a ladder.
@@ -474,7 +488,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Scope is who is signalled.
@@ -528,7 +542,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Cause is why a process ended.
@@ -598,7 +612,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -651,7 +665,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Type is what happened.
@@ -737,7 +751,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -872,7 +886,10 @@ type Pipe struct {
 	// Ends 1 and 2, as far as the daemon ever held them.
 	Endpoints []*Endpoint `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Incarnation; the first is 1.
-	Incarnation   uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// What the terminal is now, or was last. Absent where the pipe is none, or where
+	// this daemon has never seen it.
+	Terminal      *Terminal `protobuf:"bytes,7,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -949,6 +966,162 @@ func (x *Pipe) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *Pipe) GetTerminal() *Terminal {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+// A Terminal is what a terminal is at one moment. The process changes its mode
+// whenever it likes.
+type Terminal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Size.
+	Size *TerminalSize `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	// The terminal edits lines: what is sent reaches the process with the end of a
+	// line, a line has at most 4095 bytes, and there is an end of input. Otherwise
+	// each byte reaches the process at once.
+	Canonical bool `protobuf:"varint,2,opt,name=canonical,proto3" json:"canonical,omitempty"`
+	// What is sent comes out too.
+	Echo bool `protobuf:"varint,3,opt,name=echo,proto3" json:"echo,omitempty"`
+	// It takes input: stdin is this terminal, and it controls the process.
+	Input         bool `protobuf:"varint,4,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terminal) Reset() {
+	*x = Terminal{}
+	mi := &file_piped_v1_session_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terminal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terminal) ProtoMessage() {}
+
+func (x *Terminal) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
+func (*Terminal) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Terminal) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *Terminal) GetCanonical() bool {
+	if x != nil {
+		return x.Canonical
+	}
+	return false
+}
+
+func (x *Terminal) GetEcho() bool {
+	if x != nil {
+		return x.Echo
+	}
+	return false
+}
+
+func (x *Terminal) GetInput() bool {
+	if x != nil {
+		return x.Input
+	}
+	return false
+}
+
+// A TerminalSize is the size of a terminal.
+type TerminalSize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows, at most 65535.
+	Rows uint32 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Columns, at most 65535.
+	Columns uint32 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	// Width in pixels, at most 65535; 0 is unknown.
+	Width uint32 `protobuf:"varint,3,opt,name=width,proto3" json:"width,omitempty"`
+	// Height in pixels, at most 65535; 0 is unknown.
+	Height        uint32 `protobuf:"varint,4,opt,name=height,proto3" json:"height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_piped_v1_session_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TerminalSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
 // An EndpointRef names an endpoint.
 type EndpointRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -964,7 +1137,7 @@ type EndpointRef struct {
 
 func (x *EndpointRef) Reset() {
 	*x = EndpointRef{}
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1149,7 @@ func (x *EndpointRef) String() string {
 func (*EndpointRef) ProtoMessage() {}
 
 func (x *EndpointRef) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1162,7 @@ func (x *EndpointRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRef.ProtoReflect.Descriptor instead.
 func (*EndpointRef) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EndpointRef) GetSession() string {
@@ -1038,7 +1211,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1223,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1236,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Endpoint) GetEnd() uint32 {
@@ -1148,7 +1321,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1333,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1346,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Flow) GetMessages() uint64 {
@@ -1263,7 +1436,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1448,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1461,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Holder) GetPid() int32 {
@@ -1352,7 +1525,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1537,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1550,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Process) GetName() string {
@@ -1475,7 +1648,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1660,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1673,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -1563,7 +1736,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1748,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1761,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -1668,7 +1841,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1853,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1866,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Final) GetPipe() string {
@@ -1760,7 +1933,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1945,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1958,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -1904,7 +2077,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2089,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2102,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -1972,7 +2145,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2157,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2170,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2048,7 +2221,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2233,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2246,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2142,13 +2315,15 @@ type ProcessSpec struct {
 	// Programs with a set-user-ID bit or file capabilities give it nothing, for
 	// ever: PR_SET_NO_NEW_PRIVS.
 	NoNewPrivileges bool `protobuf:"varint,26,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How the terminal begins. Must be absent where no standard stream is one.
+	Terminal      *TerminalSpec `protobuf:"bytes,30,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2335,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2348,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -2316,6 +2491,92 @@ func (x *ProcessSpec) GetNoNewPrivileges() bool {
 	return false
 }
 
+func (x *ProcessSpec) GetTerminal() *TerminalSpec {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+// A TerminalSpec says how a terminal begins.
+type TerminalSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Size. Absent: 24 rows of 80 columns.
+	Size *TerminalSize `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	// Bytes pass unchanged both ways, nothing is echoed, and no key signals.
+	// Absent: not for a terminal that takes input, which edits lines; and so for one
+	// of the output alone, where otherwise a carriage return would come before each
+	// newline.
+	Raw *bool `protobuf:"varint,2,opt,name=raw,proto3,oneof" json:"raw,omitempty"`
+	// What is sent comes out too. Absent: where the terminal takes input and is not
+	// raw.
+	Echo *bool `protobuf:"varint,3,opt,name=echo,proto3,oneof" json:"echo,omitempty"`
+	// Name of the kind of terminal, the variable TERM. Empty: that of
+	// ProcessSpec.env; else "xterm-256color", or "dumb" where the terminal takes no
+	// input. What ProcessSpec.env says wins.
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSpec) Reset() {
+	*x = TerminalSpec{}
+	mi := &file_piped_v1_session_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSpec) ProtoMessage() {}
+
+func (x *TerminalSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSpec.ProtoReflect.Descriptor instead.
+func (*TerminalSpec) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TerminalSpec) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *TerminalSpec) GetRaw() bool {
+	if x != nil && x.Raw != nil {
+		return *x.Raw
+	}
+	return false
+}
+
+func (x *TerminalSpec) GetEcho() bool {
+	if x != nil && x.Echo != nil {
+		return *x.Echo
+	}
+	return false
+}
+
+func (x *TerminalSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // ResourceLimit is a limit of setrlimit(2).
 type ResourceLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2333,7 +2594,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2606,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2619,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -2404,7 +2665,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2677,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2690,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2481,7 +2742,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2754,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2767,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2555,7 +2816,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2828,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2841,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -2604,7 +2865,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2877,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2890,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2657,7 +2918,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2930,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2943,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2711,7 +2972,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2984,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2997,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2787,7 +3048,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3060,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3073,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2856,7 +3117,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3129,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3142,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2953,7 +3214,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3226,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3239,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3072,7 +3333,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3345,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3358,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3131,7 +3392,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3404,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3417,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3249,7 +3510,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3522,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3535,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3300,7 +3561,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3573,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3586,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -3343,7 +3604,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +3616,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +3629,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -3403,7 +3664,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3676,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3689,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -3454,7 +3715,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3727,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3740,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3514,7 +3775,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3787,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3800,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -3564,7 +3825,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3837,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3850,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3622,7 +3883,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3895,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3908,117 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+}
+
+// ResizeTerminalRequest names a terminal and its new size.
+type ResizeTerminalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The process whose terminal it is. Empty, with pipe empty too: the first.
+	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	// Name of the pipe that the terminal is. Only one of process and pipe may be set.
+	Pipe string `protobuf:"bytes,3,opt,name=pipe,proto3" json:"pipe,omitempty"`
+	// The size; rows and columns must be at least 1.
+	Size          *TerminalSize `protobuf:"bytes,4,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResizeTerminalRequest) Reset() {
+	*x = ResizeTerminalRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResizeTerminalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResizeTerminalRequest) ProtoMessage() {}
+
+func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
+func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ResizeTerminalRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ResizeTerminalRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *ResizeTerminalRequest) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+func (x *ResizeTerminalRequest) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+// ResizeTerminalResponse is empty.
+type ResizeTerminalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResizeTerminalResponse) Reset() {
+	*x = ResizeTerminalResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResizeTerminalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResizeTerminalResponse) ProtoMessage() {}
+
+func (x *ResizeTerminalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResizeTerminalResponse.ProtoReflect.Descriptor instead.
+func (*ResizeTerminalResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3665,7 +4036,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +4048,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +4061,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3725,7 +4096,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +4108,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +4121,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3778,7 +4149,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +4161,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +4174,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -3845,7 +4216,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +4228,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +4241,7 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
@@ -3897,7 +4268,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +4280,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4293,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3964,7 +4335,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4347,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4360,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -4022,7 +4393,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x02\"\xce\x02\n" +
+	"\vSTATE_ENDED\x10\x02\"\x91\x03\n" +
 	"\x04Pipe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -4031,13 +4402,25 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vframing_out\x18\x04 \x01(\v2\x11.piped.v1.FramingR\n" +
 	"framingOut\x120\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x12.piped.v1.EndpointR\tendpoints\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"O\n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12.\n" +
+	"\bterminal\x18\a \x01(\v2\x12.piped.v1.TerminalR\bterminal\"b\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DUPLEX\x10\x01\x12\x10\n" +
 	"\fKIND_ONE_WAY\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_STDIO\x10\x03\"M\n" +
+	"KIND_STDIO\x10\x03\x12\x11\n" +
+	"\rKIND_TERMINAL\x10\x04\"~\n" +
+	"\bTerminal\x12*\n" +
+	"\x04size\x18\x01 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\x12\x1c\n" +
+	"\tcanonical\x18\x02 \x01(\bR\tcanonical\x12\x12\n" +
+	"\x04echo\x18\x03 \x01(\bR\x04echo\x12\x14\n" +
+	"\x05input\x18\x04 \x01(\bR\x05input\"j\n" +
+	"\fTerminalSize\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\x12\x14\n" +
+	"\x05width\x18\x03 \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\x04 \x01(\rR\x06height\"M\n" +
 	"\vEndpointRef\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x12\n" +
 	"\x04pipe\x18\x02 \x01(\tR\x04pipe\x12\x10\n" +
@@ -4173,7 +4556,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\x80\x06\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xb4\x06\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -4197,9 +4580,17 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x06limits\x18\x17 \x03(\v2\x17.piped.v1.ResourceLimitR\x06limits\x12\x17\n" +
 	"\x04nice\x18\x18 \x01(\x05H\x00R\x04nice\x88\x01\x01\x12\x19\n" +
 	"\x05umask\x18\x19 \x01(\rH\x01R\x05umask\x88\x01\x01\x12*\n" +
-	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivilegesB\a\n" +
+	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivileges\x122\n" +
+	"\bterminal\x18\x1e \x01(\v2\x16.piped.v1.TerminalSpecR\bterminalB\a\n" +
 	"\x05_niceB\b\n" +
-	"\x06_umask\"o\n" +
+	"\x06_umask\"\x8f\x01\n" +
+	"\fTerminalSpec\x12*\n" +
+	"\x04size\x18\x01 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\x12\x15\n" +
+	"\x03raw\x18\x02 \x01(\bH\x00R\x03raw\x88\x01\x01\x12\x17\n" +
+	"\x04echo\x18\x03 \x01(\bH\x01R\x04echo\x88\x01\x01\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04nameB\x06\n" +
+	"\x04_rawB\a\n" +
+	"\x05_echo\"o\n" +
 	"\rResourceLimit\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x17\n" +
 	"\x04soft\x18\x02 \x01(\x04H\x00R\x04soft\x88\x01\x01\x12\x17\n" +
@@ -4314,7 +4705,13 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x17\n" +
-	"\x15SignalProcessResponse\"\x8e\x01\n" +
+	"\x15SignalProcessResponse\"\x8b\x01\n" +
+	"\x15ResizeTerminalRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
+	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x12\n" +
+	"\x04pipe\x18\x03 \x01(\tR\x04pipe\x12*\n" +
+	"\x04size\x18\x04 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\"\x18\n" +
+	"\x16ResizeTerminalResponse\"\x8e\x01\n" +
 	"\x12WaitProcessRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x128\n" +
@@ -4348,12 +4745,13 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x1cENVIRONMENT_BASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ENVIRONMENT_BASE_NONE\x10\x01\x12\x1c\n" +
 	"\x18ENVIRONMENT_BASE_MINIMAL\x10\x02\x12\x18\n" +
-	"\x14ENVIRONMENT_BASE_ALL\x10\x03*h\n" +
+	"\x14ENVIRONMENT_BASE_ALL\x10\x03*|\n" +
 	"\tStdioMode\x12\x1a\n" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
-	"\x11STDIO_MODE_MERGED\x10\x032\xee\x06\n" +
+	"\x11STDIO_MODE_MERGED\x10\x03\x12\x12\n" +
+	"\x0eSTDIO_MODE_TTY\x10\x042\xc3\a\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -4365,7 +4763,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"CreatePipe\x12\x1b.piped.v1.CreatePipeRequest\x1a\x1c.piped.v1.CreatePipeResponse\x12M\n" +
 	"\fStartProcess\x12\x1d.piped.v1.StartProcessRequest\x1a\x1e.piped.v1.StartProcessResponse\x12P\n" +
 	"\rSignalProcess\x12\x1e.piped.v1.SignalProcessRequest\x1a\x1f.piped.v1.SignalProcessResponse\x12J\n" +
-	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12J\n" +
+	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12S\n" +
+	"\x0eResizeTerminal\x12\x1f.piped.v1.ResizeTerminalRequest\x1a .piped.v1.ResizeTerminalResponse\x12J\n" +
 	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
 	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
@@ -4383,189 +4782,201 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_piped_v1_session_proto_goTypes = []any{
-	(TreeKill)(0),                 // 0: piped.v1.TreeKill
-	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
-	(StdioMode)(0),                // 2: piped.v1.StdioMode
-	(Session_State)(0),            // 3: piped.v1.Session.State
-	(Pipe_Kind)(0),                // 4: piped.v1.Pipe.Kind
-	(Endpoint_State)(0),           // 5: piped.v1.Endpoint.State
-	(Process_State)(0),            // 6: piped.v1.Process.State
-	(Stopping_Step)(0),            // 7: piped.v1.Stopping.Step
-	(StopPolicy_Scope)(0),         // 8: piped.v1.StopPolicy.Scope
-	(Exit_Cause)(0),               // 9: piped.v1.Exit.Cause
-	(LogSpec_Overflow)(0),         // 10: piped.v1.LogSpec.Overflow
-	(SessionEvent_Type)(0),        // 11: piped.v1.SessionEvent.Type
-	(*Session)(nil),               // 12: piped.v1.Session
-	(*Pipe)(nil),                  // 13: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 14: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 15: piped.v1.Endpoint
-	(*Flow)(nil),                  // 16: piped.v1.Flow
-	(*Holder)(nil),                // 17: piped.v1.Holder
-	(*Process)(nil),               // 18: piped.v1.Process
-	(*Stopping)(nil),              // 19: piped.v1.Stopping
-	(*StopPolicy)(nil),            // 20: piped.v1.StopPolicy
-	(*Final)(nil),                 // 21: piped.v1.Final
-	(*Exit)(nil),                  // 22: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 23: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 24: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 25: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 26: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 27: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 28: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 29: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 30: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 31: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 32: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 33: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 34: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 35: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 36: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 37: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 38: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 39: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 40: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 41: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 42: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 43: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 44: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 45: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 46: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 47: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 48: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),    // 49: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),   // 50: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),    // 51: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 52: piped.v1.StopSessionResponse
-	nil,                           // 53: piped.v1.Session.LabelsEntry
-	nil,                           // 54: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 55: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 56: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 57: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
-	(*Framing)(nil),               // 59: piped.v1.Framing
-	(*End)(nil),                   // 60: piped.v1.End
-	(*Lease)(nil),                 // 61: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 63: piped.v1.Heartbeat
+	(TreeKill)(0),                  // 0: piped.v1.TreeKill
+	(EnvironmentBase)(0),           // 1: piped.v1.EnvironmentBase
+	(StdioMode)(0),                 // 2: piped.v1.StdioMode
+	(Session_State)(0),             // 3: piped.v1.Session.State
+	(Pipe_Kind)(0),                 // 4: piped.v1.Pipe.Kind
+	(Endpoint_State)(0),            // 5: piped.v1.Endpoint.State
+	(Process_State)(0),             // 6: piped.v1.Process.State
+	(Stopping_Step)(0),             // 7: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),          // 8: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),                // 9: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),          // 10: piped.v1.LogSpec.Overflow
+	(SessionEvent_Type)(0),         // 11: piped.v1.SessionEvent.Type
+	(*Session)(nil),                // 12: piped.v1.Session
+	(*Pipe)(nil),                   // 13: piped.v1.Pipe
+	(*Terminal)(nil),               // 14: piped.v1.Terminal
+	(*TerminalSize)(nil),           // 15: piped.v1.TerminalSize
+	(*EndpointRef)(nil),            // 16: piped.v1.EndpointRef
+	(*Endpoint)(nil),               // 17: piped.v1.Endpoint
+	(*Flow)(nil),                   // 18: piped.v1.Flow
+	(*Holder)(nil),                 // 19: piped.v1.Holder
+	(*Process)(nil),                // 20: piped.v1.Process
+	(*Stopping)(nil),               // 21: piped.v1.Stopping
+	(*StopPolicy)(nil),             // 22: piped.v1.StopPolicy
+	(*Final)(nil),                  // 23: piped.v1.Final
+	(*Exit)(nil),                   // 24: piped.v1.Exit
+	(*ProcessUsage)(nil),           // 25: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),               // 26: piped.v1.PipeSpec
+	(*LogSpec)(nil),                // 27: piped.v1.LogSpec
+	(*ProcessSpec)(nil),            // 28: piped.v1.ProcessSpec
+	(*TerminalSpec)(nil),           // 29: piped.v1.TerminalSpec
+	(*ResourceLimit)(nil),          // 30: piped.v1.ResourceLimit
+	(*Inherit)(nil),                // 31: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),   // 32: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),  // 33: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),      // 34: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),     // 35: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),    // 36: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),   // 37: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),   // 38: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil),  // 39: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),            // 40: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),           // 41: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),   // 42: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),  // 43: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),      // 44: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),     // 45: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),    // 46: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),   // 47: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),   // 48: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),  // 49: piped.v1.SignalProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 50: piped.v1.ResizeTerminalRequest
+	(*ResizeTerminalResponse)(nil), // 51: piped.v1.ResizeTerminalResponse
+	(*WaitProcessRequest)(nil),     // 52: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),    // 53: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),     // 54: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),    // 55: piped.v1.StopProcessResponse
+	(*StopSessionRequest)(nil),     // 56: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),    // 57: piped.v1.StopSessionResponse
+	nil,                            // 58: piped.v1.Session.LabelsEntry
+	nil,                            // 59: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                            // 60: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                            // 61: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                            // 62: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 63: google.protobuf.Timestamp
+	(*Framing)(nil),                // 64: piped.v1.Framing
+	(*End)(nil),                    // 65: piped.v1.End
+	(*Lease)(nil),                  // 66: piped.v1.Lease
+	(*durationpb.Duration)(nil),    // 67: google.protobuf.Duration
+	(*Heartbeat)(nil),              // 68: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	53, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
-	3,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	58, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	58, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	58, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	18, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	4,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	59, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	15, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	5,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	16, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	16, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	17, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	58, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	60, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	61, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	6,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	58, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	22, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	28, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	21, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	19, // 23: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,  // 24: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	58, // 25: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 26: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	58, // 27: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	58, // 28: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,  // 29: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	62, // 30: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	62, // 31: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,  // 32: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	60, // 33: piped.v1.Final.last:type_name -> piped.v1.End
-	58, // 34: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	23, // 35: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,  // 36: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	62, // 37: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	62, // 38: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,  // 39: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 40: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	59, // 41: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	25, // 42: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10, // 43: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,  // 44: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,  // 45: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,  // 46: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,  // 47: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	24, // 48: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	24, // 49: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	28, // 50: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	20, // 51: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	62, // 52: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	27, // 53: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	54, // 54: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	24, // 55: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	26, // 56: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	12, // 57: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	12, // 58: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,  // 59: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	55, // 60: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	12, // 61: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	56, // 62: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	62, // 63: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,  // 64: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	12, // 65: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	37, // 66: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	38, // 67: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	63, // 68: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	11, // 69: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	58, // 70: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	57, // 71: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	18, // 72: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	21, // 73: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	61, // 74: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	24, // 75: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	13, // 76: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	26, // 77: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	18, // 78: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	62, // 79: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 80: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	20, // 81: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	62, // 82: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 83: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	62, // 84: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	62, // 85: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	20, // 86: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	18, // 87: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	29, // 88: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	31, // 89: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	33, // 90: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	35, // 91: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	39, // 92: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	41, // 93: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	43, // 94: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	45, // 95: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	47, // 96: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	49, // 97: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	51, // 98: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	30, // 99: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	32, // 100: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	34, // 101: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	36, // 102: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	40, // 103: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	42, // 104: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	44, // 105: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	46, // 106: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	48, // 107: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	50, // 108: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	52, // 109: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	99, // [99:110] is the sub-list for method output_type
-	88, // [88:99] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	58,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
+	63,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	63,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	63,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	13,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	20,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	4,   // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
+	64,  // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	64,  // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	17,  // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	14,  // 11: piped.v1.Pipe.terminal:type_name -> piped.v1.Terminal
+	15,  // 12: piped.v1.Terminal.size:type_name -> piped.v1.TerminalSize
+	5,   // 13: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	18,  // 14: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	18,  // 15: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	19,  // 16: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	63,  // 17: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	65,  // 18: piped.v1.Flow.end:type_name -> piped.v1.End
+	66,  // 19: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	6,   // 20: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	63,  // 21: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	24,  // 22: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	31,  // 23: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	23,  // 24: piped.v1.Process.finals:type_name -> piped.v1.Final
+	21,  // 25: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 26: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	63,  // 27: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	7,   // 28: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	63,  // 29: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	63,  // 30: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	9,   // 31: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	67,  // 32: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	67,  // 33: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	8,   // 34: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	65,  // 35: piped.v1.Final.last:type_name -> piped.v1.End
+	63,  // 36: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	25,  // 37: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	9,   // 38: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	67,  // 39: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	67,  // 40: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,   // 41: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	64,  // 42: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	64,  // 43: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	27,  // 44: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	10,  // 45: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 46: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 47: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 48: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 49: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	26,  // 50: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	26,  // 51: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	31,  // 52: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	22,  // 53: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	67,  // 54: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	30,  // 55: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	29,  // 56: piped.v1.ProcessSpec.terminal:type_name -> piped.v1.TerminalSpec
+	15,  // 57: piped.v1.TerminalSpec.size:type_name -> piped.v1.TerminalSize
+	59,  // 58: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	26,  // 59: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	28,  // 60: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	12,  // 61: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	12,  // 62: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 63: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	60,  // 64: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	12,  // 65: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	61,  // 66: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	67,  // 67: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 68: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	12,  // 69: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	40,  // 70: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	41,  // 71: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	68,  // 72: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	11,  // 73: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	63,  // 74: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	62,  // 75: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	20,  // 76: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	23,  // 77: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	66,  // 78: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	26,  // 79: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	13,  // 80: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	28,  // 81: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	20,  // 82: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	15,  // 83: piped.v1.ResizeTerminalRequest.size:type_name -> piped.v1.TerminalSize
+	67,  // 84: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 85: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	22,  // 86: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	67,  // 87: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 88: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	67,  // 89: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	67,  // 90: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	22,  // 91: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	20,  // 92: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	32,  // 93: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	34,  // 94: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	36,  // 95: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	38,  // 96: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	42,  // 97: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	44,  // 98: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	46,  // 99: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	48,  // 100: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	52,  // 101: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	50,  // 102: piped.v1.SessionService.ResizeTerminal:input_type -> piped.v1.ResizeTerminalRequest
+	54,  // 103: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	56,  // 104: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	33,  // 105: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	35,  // 106: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	37,  // 107: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	39,  // 108: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	43,  // 109: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	45,  // 110: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	47,  // 111: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	49,  // 112: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	53,  // 113: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	51,  // 114: piped.v1.SessionService.ResizeTerminal:output_type -> piped.v1.ResizeTerminalResponse
+	55,  // 115: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	57,  // 116: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	105, // [105:117] is the sub-list for method output_type
+	93,  // [93:105] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -4575,30 +4986,31 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[24].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[17].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[18].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[27].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[35].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[37].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[40].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   46,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
