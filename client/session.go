@@ -133,6 +133,18 @@ func (c *Client) Signal(ctx context.Context, session, process, signal string) er
 	return err
 }
 
+// Resize gives the terminal of a process another size; the empty process name means
+// the first.
+func (c *Client) Resize(ctx context.Context, session, process string, size *pipedv1.TerminalSize) error {
+	return c.ResizeTerminal(ctx, &pipedv1.ResizeTerminalRequest{Session: session, Process: process, Size: size})
+}
+
+// ResizeTerminal is Resize of a terminal that is named by its process or its pipe.
+func (c *Client) ResizeTerminal(ctx context.Context, req *pipedv1.ResizeTerminalRequest) error {
+	_, err := look(ctx, c, c.sessions.ResizeTerminal, req)
+	return err
+}
+
 // Wait waits until a process has exited, or for the timeout, and returns it:
 // state EXITED, or RUNNING after the timeout. A timeout of 0 looks once.
 func (c *Client) Wait(ctx context.Context, session, process string, timeout time.Duration) (*pipedv1.Process, error) {

@@ -27,6 +27,18 @@ type Attributes struct {
 	// NoNewPrivileges takes away, for ever, what a set-user-ID program would give,
 	// PR_SET_NO_NEW_PRIVS.
 	NoNewPrivileges bool
+	// Terminal is a terminal that was made for it; nil means none.
+	Terminal *Terminal
+}
+
+// A Terminal is one that belongs to a process: to the user that it runs as, as far
+// as the keeper may give it away.
+type Terminal struct {
+	// FD is its number in the child, one of [Spec.Files].
+	FD int
+	// Controlling: it is the controlling terminal of the child's session, whose
+	// keys signal the child, and which hangs up on it.
+	Controlling bool
 }
 
 // A Credential is a user with its groups.
@@ -72,6 +84,9 @@ func (a *Attributes) Check() error {
 	}
 	if m := a.Umask; m != nil && (*m < 0 || *m > 0o777) {
 		return fmt.Errorf("umask %#o: want 0 to 0777", *m)
+	}
+	if t := a.Terminal; t != nil && (t.FD < 0 || t.FD > MaxFD) {
+		return fmt.Errorf("terminal at descriptor %d: want 0 to %d", t.FD, MaxFD)
 	}
 	if c := a.Credential; c != nil {
 		for _, id := range append([]uint32{c.UID, c.GID}, c.Groups...) {
@@ -123,7 +138,17 @@ func (a *Attributes) wire() []wire.Attribute {
 	if a.NoNewPrivileges {
 		all = append(all, wire.Attribute{Kind: wire.AttributeNoNewPrivileges})
 	}
+	if t := a.Terminal; t != nil {
+		all = append(all, wire.Attribute{Kind: wire.AttributeTerminal, A: uint64(t.FD), B: controlling(t)}) //nolint:gosec // checked
+	}
 	return all
+}
+
+func controlling(t *Terminal) uint64 {
+	if t.Controlling {
+		return 1
+	}
+	return 0
 }
 
 // attributesOf is the inverse of wire.
@@ -153,6 +178,8 @@ func attributesOf(all []wire.Attribute) (a Attributes, err error) {
 			a.Umask = new(int(w.A))
 		case wire.AttributeNoNewPrivileges:
 			a.NoNewPrivileges = true
+		case wire.AttributeTerminal:
+			a.Terminal = &Terminal{FD: int(w.A), Controlling: w.B != 0}
 		default:
 			return a, fmt.Errorf("this keeper does not know attribute %d: it is older than what asks for it", w.Kind)
 		}

@@ -31,10 +31,20 @@ const (
 	// PipeBoth is a pipe opened for reading and writing, as through
 	// /proc/PID/fd; it holds both ends.
 	PipeBoth
+	// TerminalSide is the process's side of a terminal.
+	TerminalSide
 )
 
-// EndOf returns the identity of the pipe or socket that fd is open on. Anything
-// else is refused with [ErrInvalid].
+// firstTerminalMajor to lastTerminalMajor are the device numbers of terminals that a master opens,
+// UNIX98_PTY_SLAVE_MAJOR and the seven behind it.
+const firstTerminalMajor, lastTerminalMajor = 136, 143
+
+// firstTerminal is the inode of /dev/pts/0 in its filesystem.
+const firstTerminal = 3
+
+// EndOf returns the identity of the pipe, the socket or the process's side of a
+// terminal that fd is open on. Anything else is refused with [ErrInvalid]; so is the
+// master of a terminal, because the kernel does not tell one from another.
 func EndOf(fd int) (End, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil {
@@ -53,7 +63,11 @@ func EndOf(fd int) (End, error) {
 		end.Kind = pipeKind(flags)
 		return end, nil
 	}
-	return End{}, fmt.Errorf("%w: descriptor %d is neither a pipe nor a socket", ErrInvalid, fd)
+	if major := unix.Major(stat.Rdev); stat.Mode&unix.S_IFMT == unix.S_IFCHR && major >= firstTerminalMajor && major <= lastTerminalMajor {
+		end.Kind = TerminalSide
+		return end, nil
+	}
+	return End{}, fmt.Errorf("%w: descriptor %d is neither a pipe nor a socket nor a process's side of a terminal", ErrInvalid, fd)
 }
 
 // pipeKind returns which end a pipe that was opened with flags is.
@@ -69,15 +83,19 @@ func pipeKind(flags int) EndKind {
 
 // matches tells whether a descriptor of kind k holds an end of kind want.
 func (k EndKind) matches(want EndKind) bool {
-	return k == want || k != Socket && want != Socket && (k == PipeBoth || want == PipeBoth)
+	return k == want || k != Socket && want != Socket && k != TerminalSide && want != TerminalSide && (k == PipeBoth || want == PipeBoth)
 }
 
 // link returns what /proc/PID/fd/N says of the object. The name is the
 // filesystem's, so a file cannot pass itself off as one (its name starts with a
-// slash).
+// slash). Of a terminal it is a name, which in another filesystem of terminals may
+// be that of another one.
 func (e End) link() string {
-	if e.Kind == Socket {
+	switch e.Kind {
+	case Socket:
 		return fmt.Sprintf("socket:[%d]", e.Inode)
+	case TerminalSide:
+		return fmt.Sprintf("/dev/pts/%d", e.Inode-firstTerminal)
 	}
 	return fmt.Sprintf("pipe:[%d]", e.Inode)
 }

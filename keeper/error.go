@@ -49,7 +49,7 @@ var (
 // A SpawnError says why a program could not be started.
 type SpawnError struct {
 	// Step is what went wrong: "lookup" (LookPath), "check" (the Spec), "open" (/dev/null), "fork",
-	// "cgroup", "umask", "nice", "limit", "user", "privileges" (no new ones), "chdir", "exec" or "watch" (the new process could not be watched and was
+	// "cgroup", "umask", "nice", "limit", "user", "privileges" (no new ones), "terminal", "chdir", "exec" or "watch" (the new process could not be watched and was
 	// killed).
 	Step string
 	// Path is the file concerned: the directory for "chdir", what could not

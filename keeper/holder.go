@@ -158,7 +158,7 @@ func scanProcess(pid int, ends []End, wanted map[string][]int) (map[int][]int, e
 		}
 		for _, i := range wanted[string(buf[:n])] {
 			kind := ends[i].Kind
-			if kind != Socket {
+			if kind != Socket && kind != TerminalSide {
 				if kind, err = pipeKindOf(pid, fd); resource(err) != nil {
 					return nil, err
 				}

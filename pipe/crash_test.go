@@ -37,6 +37,7 @@ type crashScene struct {
 func (s *crashScene) spec() Spec {
 	f := Framing{Name: s.Framing, StripCR: s.StripCR}
 	spec := Spec{Kind: s.Kind, In: f, Out: f, LogSize: s.LogSize, TailSize: s.TailSize, MaxMessage: 1 << 20, Sealed: true}
+	spec.Terminal = TerminalSpec{Raw: true} // where it is one
 	if s.Drop {
 		spec.Overflow = DropOldest
 	}

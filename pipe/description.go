@@ -61,7 +61,7 @@ func decodeDescription(b []byte) (*description, error) {
 func (d *description) check() error {
 	s := &d.spec
 	switch {
-	case s.Kind < Duplex || s.Kind > StdoutOnly:
+	case s.Kind < Duplex || s.Kind > TerminalOutOnly:
 		return fmt.Errorf("%w: pipe of kind %d", ErrCorrupt, s.Kind)
 	case s.Overflow > DropOldest:
 		return fmt.Errorf("%w: overflow %d", ErrCorrupt, s.Overflow)

@@ -33,6 +33,8 @@ type descriptor struct {
 	closeOnce           sync.Once
 	closed              atomic.Bool
 	kept                deposit // removed before the descriptor is closed
+	// tty: it is the master of a terminal.
+	tty bool
 	// reset: the other end was closed with input unread. The kernel says so once,
 	// to whoever receives.
 	reset atomic.Bool
@@ -223,8 +225,12 @@ func (d *descriptor) waitReadable(stop <-chan struct{}) error {
 }
 
 // unread returns how much of what was written the other end has not read: bytes
-// on a pipe, on a socket some number that is 0 when everything was read.
+// on a pipe, on a socket some number that is 0 when everything was read. It is -1
+// where that cannot be known.
 func (d *descriptor) unread() int {
+	if d.tty {
+		return -1 // the kernel does not tell
+	}
 	req := uint(unix.TIOCINQ)
 	if d.socket {
 		req = unix.TIOCOUTQ
@@ -251,6 +257,16 @@ func (d *descriptor) keptUnread() bool {
 // shutdown closes a direction of a socket for all its holders. A socket whose
 // other end is gone refuses it, rightly.
 func (d *descriptor) shutdown(how int) { _ = unix.Shutdown(d.fd(), how) }
+
+// broken reports whether nobody reads any more what is written here. It consumes
+// nothing. A socket may have been shut by a reader who reads what it has.
+func (d *descriptor) broken() bool {
+	want := int16(unix.POLLERR)
+	if d.tty {
+		want = unix.POLLHUP
+	}
+	return d.ready(unix.POLLOUT)&want != 0
+}
 
 // ready polls without waiting and without consuming anything, a pending reset
 // included.

@@ -82,6 +82,9 @@ func (o *Outbox) runLocked() run {
 // The exact move is sendfile: the kernel takes the bytes and moves the log's file
 // position in one call, so that whoever comes after a kill goes on behind them.
 func (o *Outbox) hand(r run) (int, error) {
+	if o.desc.tty && o.desc.broken() {
+		return 0, unix.EPIPE // the kernel would take it, for nobody
+	}
 	if o.port == nil {
 		return o.desc.tryWrite(r.vecs)
 	}
@@ -135,7 +138,7 @@ func (o *Outbox) releaseLocked() {
 	if o.log.releasable(keep) <= o.base.off {
 		return
 	}
-	if !o.desc.socket {
+	if !o.desc.socket && !o.desc.tty {
 		o.sampleLocked()
 		keep = min(keep, o.read.off)
 	}

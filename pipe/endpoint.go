@@ -19,6 +19,7 @@ type Endpoint struct {
 	sent        *record     // of the sending direction; nil without control
 	control     *Control    // keeps the records of the directions; may be nil
 	read, write *descriptor // the same for a socket; nil without that direction
+	terminal    *terminal   // nil without one
 
 	mu        sync.Mutex
 	closing   bool
@@ -125,6 +126,7 @@ func (e *Endpoint) hangup(handedOver bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
+	case e.write.tty: // the way out would be closed too
 	case e.write != e.read:
 		e.rememberReadLocked(handedOver)
 		e.write.close()
@@ -136,10 +138,16 @@ func (e *Endpoint) hangup(handedOver bool) {
 
 // CloseSend is half-close: what was accepted is handed over (or dropped, with
 // discard), then the sending direction closes. It does not wait; see
-// [Outbox.Flushed].
+// [Outbox.Flushed]. On a terminal it types the end of input, once, and returns
+// ErrTerminalRaw where that means nothing.
 func (e *Endpoint) CloseSend(discard bool) error {
 	if e.out == nil {
 		return ErrWrongDirection
+	}
+	if e.write.tty {
+		if err := e.out.endInput(); err != nil {
+			return err
+		}
 	}
 	e.mu.Lock()
 	e.halfClose = true
@@ -188,6 +196,7 @@ func (e *Endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.rememberReadLocked(handedOver)
+	e.terminal.close()
 	ends{e.read, e.write}.close()
 }
 
@@ -226,6 +235,7 @@ func (e *Endpoint) Retire() {
 	defer e.mu.Unlock()
 	e.rememberReadLocked(handedOver)
 	e.retired = true
+	e.terminal.close()
 	ends{e.read, e.write}.close()
 }
 
@@ -285,9 +295,9 @@ func (e *Endpoint) Flush(ctx context.Context) error {
 // AllRead reports whether the other end has read all that was accepted for the
 // end. The answer is final once no copy of the other end is left. It is not known
 // for an end that cannot send, nor for one that was closed while the other end
-// still had something to read.
+// still had something to read, nor of a terminal.
 func (e *Endpoint) AllRead() (all, known bool) {
-	if e.out == nil {
+	if e.out == nil || e.write.tty {
 		return false, false
 	}
 	handedOver := e.out.handedOver()
@@ -308,7 +318,7 @@ func (e *Endpoint) nothingUnreadLocked() bool {
 // rememberReadLocked keeps what AllRead knows for good, before the sending
 // descriptor is closed.
 func (e *Endpoint) rememberReadLocked(handedOver bool) {
-	if e.out == nil || e.write.isClosed() {
+	if e.out == nil || e.write.tty || e.write.isClosed() {
 		return
 	}
 	all := handedOver && e.nothingUnreadLocked()
@@ -339,5 +349,5 @@ func (e *Endpoint) HungUp() bool {
 	case e.write == nil || e.write == e.read || e.hungUp:
 		return true
 	}
-	return e.write.ready(unix.POLLOUT)&unix.POLLERR != 0
+	return e.write.broken()
 }

@@ -34,6 +34,7 @@ type Inbox struct {
 	wants      *Cursor       // shared: the consumer that waits for a message
 	unwanted   chan struct{} // shared: closed when nobody wants any more
 	filling    bool          // shared: a filler runs
+	hangup     bool          // its end is that of a terminal
 	local      bool          // the log's file was given back: its bytes are this process's alone
 	fillers    sync.WaitGroup
 	endWasRead bool
@@ -156,6 +157,8 @@ func (in *Inbox) finishLocked(err error) {
 		err = unix.ECONNRESET // an earlier look or a send has seen it, this look cannot any more
 	}
 	switch {
+	case err == nil && in.hangup:
+		e.Detail = "hangup"
 	case err == nil:
 	case errors.Is(err, unix.ECONNRESET):
 		in.desc.reset.Store(true)

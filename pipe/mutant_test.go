@@ -140,7 +140,7 @@ func recoverMutant(poller *Poller, kept Kept, mutant string) (one, two *Endpoint
 			return nil, nil, err
 		}
 	}
-	if one, two, err = newEndpoints(fds, &spec, kept.Slot); err != nil {
+	if one, two, err = newEndpoints(fds, nil, &spec, kept.Slot); err != nil {
 		return nil, nil, err
 	}
 	for _, dir := range []*direction{&one.in.direction, &one.out.direction} {

@@ -15,7 +15,14 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 	if err := errors.Join(spec.In.Check(), spec.Out.Check()); err != nil {
 		return nil, nil, err
 	}
-	fds, err := openDescriptors(poller, spec.Kind, spec.Sealed)
+	var fds [2]ends
+	var term *terminal
+	if spec.Kind.IsTerminal() {
+		spec.TailSize = max(spec.TailSize, minTerminalTail)
+		fds, term, err = openTerminal(poller, &spec)
+	} else {
+		fds, err = openDescriptors(poller, spec.Kind, spec.Sealed)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -23,15 +30,16 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 	if spec.Control != nil {
 		if err = spec.Control.enter(); err == nil {
 			defer spec.Control.leave() // each end enters by itself
-			slot, err = spec.Control.add(&description{spec}, func(slot int) error { return keepEnds(spec.Vault, slot, &fds) })
+			slot, err = spec.Control.add(&description{spec}, func(slot int) error { return keepEnds(spec.Vault, slot, &fds, term) })
 		}
 		if err != nil {
 			fds[0].close()
 			fds[1].close()
+			term.close()
 			return nil, nil, err
 		}
 	}
-	one, two, err = newEndpoints(fds, &spec, slot)
+	one, two, err = newEndpoints(fds, term, &spec, slot)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -50,7 +58,7 @@ func Open(poller *Poller, spec Spec) (one, two *Endpoint, err error) {
 }
 
 // keepEnds keeps copies of the descriptors of a pipe in a vault, if there is one.
-func keepEnds(vault Vault, slot int, fds *[2]ends) error {
+func keepEnds(vault Vault, slot int, fds *[2]ends, term *terminal) error {
 	var items []Item
 	if vault == nil {
 		return nil
@@ -63,12 +71,16 @@ func keepEnds(vault Vault, slot int, fds *[2]ends) error {
 			items = append(items, Item{KeyOf(slot, i+1, PartWrite), e.write.fd()})
 		}
 	}
+	if term != nil && term.master != fds[0].write {
+		items = append(items, Item{masterKey(slot), term.master.fd()})
+	}
 	if err := vault.Put(items...); err != nil {
 		return fmt.Errorf("%w: keeping the ends: %w", ErrNoSpace, err)
 	}
 	for i := range fds {
 		fds[i].deposited(vault, slot, i+1)
 	}
+	term.deposited(vault, slot, fds[0].write)
 	failpoint.Hit("vault.after-ends")
 	return nil
 }
@@ -85,11 +97,16 @@ func (e ends) deposited(vault Vault, slot, end int) {
 
 // newEndpoints makes the two ends of a pipe whose descriptors are there, and
 // closes those on an error.
-func newEndpoints(fds [2]ends, spec *Spec, slot int) (one, two *Endpoint, err error) {
+func newEndpoints(fds [2]ends, term *terminal, spec *Spec, slot int) (one, two *Endpoint, err error) {
 	if one, err = newEndpoint(fds[0], 1, spec, slot); err != nil {
 		fds[0].close()
 		fds[1].close()
+		term.close()
 		return nil, nil, err
+	}
+	one.terminal = term
+	if spec.Kind.IsTerminal() {
+		one.in.hangup = true
 	}
 	if two, err = newEndpoint(fds[1], 2, spec, slot); err != nil {
 		one.abort()
@@ -111,6 +128,7 @@ func (e *Endpoint) forget() {
 
 // abort gives back what an end has taken that never came to be.
 func (e *Endpoint) abort() {
+	e.terminal.close()
 	ends{e.read, e.write}.close()
 	if e.in != nil {
 		e.in.log.drop()
@@ -141,6 +159,9 @@ func (e *Endpoint) start() {
 	}
 	if e.sealed && e.in != nil && (e.in.End() == nil || e.in.isAbandoned() && !e.read.isClosed()) {
 		e.in.start()
+		if e.terminal != nil {
+			e.terminal.start()
+		}
 	}
 }
 

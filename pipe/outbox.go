@@ -153,7 +153,10 @@ func (o *Outbox) refuseLocked(p Part) error {
 	if total != 0 && (size > total || !p.More && size != total || p.More && size == total) {
 		return fmt.Errorf("%w: %d of %d payload bytes do not fit together with more=%t", ErrMessage, size, total, p.More)
 	}
-	return o.cut.check(p.Data)
+	if err := o.cut.check(p.Data); err != nil || !o.desc.tty {
+		return err
+	}
+	return o.refuseLineLocked(p.Data)
 }
 
 // Unfinished describes the message of which only parts are there, or is nil.
@@ -260,7 +263,7 @@ func (o *Outbox) breakIfGone() {
 		o.maybeGone = true // the write may have been taken just before
 		return
 	}
-	if o.end != nil || o.desc.ready(unix.POLLOUT)&unix.POLLERR == 0 {
+	if o.end != nil || !o.desc.broken() {
 		return
 	}
 	o.breakLocked(unix.EPIPE)

@@ -19,7 +19,8 @@ import (
 //	moved    stream offset up to which the kernel was relieved of what was
 //	         committed (inbox), or was given what was (shared outbox)
 //	acked    stream offset that the consumer has acknowledged (inbox), or the
-//	         announced size of the message of which only parts are there (outbox)
+//	         announced size of the message of which only parts are there (outbox),
+//	         or, marked, where the end of input was typed into a terminal
 //	flags    what happened to the direction
 type record struct {
 	head, moved, acked, flags *atomic.Uint64

@@ -62,7 +62,14 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 			return nil, nil, err
 		}
 	}
-	if one, two, err = newEndpoints(fds, &spec, kept.Slot); err != nil {
+	term, err := held[1].terminal(poller, spec.Kind, fds[0])
+	if err != nil {
+		term.close()
+		fds[0].close()
+		fds[1].close()
+		return nil, nil, err
+	}
+	if one, two, err = newEndpoints(fds, term, &spec, kept.Slot); err != nil {
 		return nil, nil, err
 	}
 	failpoint.Hit("recover.begin")
@@ -76,6 +83,7 @@ func Recover(poller *Poller, kept Kept, ended func(end int, sent bool)) (one, tw
 	failpoint.Hit("recover.before-resume")
 	one.deposited(kept.Vault)
 	two.deposited(kept.Vault)
+	term.deposited(kept.Vault, kept.Slot, one.write)
 	for i, e := range []*Endpoint{one, two} {
 		e.announce(poller.news, i+1, ended)
 		e.resume()
@@ -93,11 +101,11 @@ func (k *KeptEnd) close() {
 // descriptors takes the copies of the end over.
 func (k *KeptEnd) descriptors(poller *Poller, kind Kind, end int, sealed bool) (e ends, err error) {
 	receives, sends := directions(kind, end)
-	if kind == Duplex {
+	if kind == Duplex || kind == Terminal && end == 2 {
 		if k.Write == k.Read {
 			k.Write = -1
 		}
-		d, err := keptDescriptor(&k.Read, true, sealed, poller)
+		d, err := keptDescriptor(&k.Read, kind == Duplex, sealed, poller)
 		return ends{d, d}, err
 	}
 	if receives {
@@ -111,15 +119,36 @@ func (k *KeptEnd) descriptors(poller *Poller, kind Kind, end int, sealed bool) (
 	return e, err
 }
 
+// terminal makes the daemon's side of a terminal again, of which one is end 1 and k
+// is kept of end 2.
+func (k *KeptEnd) terminal(poller *Poller, kind Kind, one ends) (*terminal, error) {
+	switch kind {
+	case Terminal:
+		return recoverTerminal(poller, one.write, one.read)
+	case TerminalOut, TerminalOutOnly:
+		master, err := keptDescriptor(&k.Outbox, false, true, poller)
+		if err != nil {
+			return nil, err
+		}
+		t, err := recoverTerminal(poller, master, one.read)
+		if t == nil {
+			master.close()
+		}
+		return t, err
+	default:
+		return nil, nil
+	}
+}
+
 // directions says which directions an end of a pipe has.
 func directions(kind Kind, end int) (receives, sends bool) {
 	first := end == 1
 	switch kind {
-	case OneWay, StdoutOnly:
+	case OneWay, StdoutOnly, TerminalOutOnly:
 		return first, !first
 	case StdinOnly:
 		return !first, first
-	case Duplex, Stdio:
+	case Duplex, Stdio, Terminal, TerminalOut:
 	}
 	return true, true
 }
@@ -423,6 +452,10 @@ func (o *Outbox) recover(s space) error {
 		o.accepted = k.top
 	}
 	o.recoverUnfinished()
+	if o.inputEnded() {
+		o.unfinished, o.have, o.total = false, 0, 0
+		o.rec.set(flagHalfClose | flagClosing)
+	}
 	switch {
 	case o.rec.has(flagBroken):
 		o.breakLocked(errBrokenBefore)

@@ -331,6 +331,7 @@ func (r *crashRun) judgeVault() error {
 			return err
 		case slot != 0:
 			return fmt.Errorf("the vault has part %d of end %d of pipe %d, which is closed", part, end, slot)
+		case r.scene.Kind.IsTerminal() && key == masterKey(0) && !r.scene.Retire && !r.scene.Discard:
 		case end == 2:
 			return fmt.Errorf("the vault has part %d of end 2, which was handed over", part)
 		case descriptor && r.scene.Retire:
@@ -388,6 +389,9 @@ func crashScenes() []crashScene {
 		{Name: "stdio-line-leave", Kind: Stdio, Framing: "line", LogSize: small, Leave: true, Retire: true},
 		{Name: "duplex-line-shed", Kind: Duplex, Framing: "line", LogSize: small, Leave: true, Retire: true, Shed: true},
 		{Name: "stdio-mp-shed", Kind: Stdio, Framing: "mp", LogSize: small, TailSize: tail, Leave: true, Retire: true, Shed: true},
+		{Name: "terminal-out-line", Kind: TerminalOut, Framing: "line", LogSize: small, TailSize: tail},
+		{Name: "terminal-raw-leave", Kind: Terminal, Framing: "raw", LogSize: small, Leave: true, Retire: true},
+		{Name: "terminal-line-leave", Kind: Terminal, Framing: "line", LogSize: small, TailSize: tail, Leave: true},
 		{Name: "duplex-mp-discard", Kind: Duplex, Framing: "mp", LogSize: small, Discard: true},
 		{Name: "stdio-line-discard", Kind: Stdio, Framing: "line", LogSize: small, Discard: true},
 	}

@@ -16,6 +16,12 @@ const (
 	// StdinOnly and StdoutOnly are one half of Stdio.
 	StdinOnly
 	StdoutOnly
+	// Terminal is a terminal: end 1 types into it and sees what it shows.
+	Terminal
+	// TerminalOut is a kernel pipe for a process's standard input, and a terminal
+	// for its output; TerminalOutOnly is the terminal alone.
+	TerminalOut
+	TerminalOutOnly
 )
 
 // Overflow is what a full inbox does.
@@ -44,6 +50,8 @@ type Spec struct {
 	Overflow   Overflow
 	// Sealed: end 1 will never be inherited.
 	Sealed bool
+	// Terminal is how a terminal begins. It is not kept: the kernel has it.
+	Terminal TerminalSpec
 	// Ended, if set, is called once for each direction that has ended: end 1 or 2,
 	// and whether it is what was sent into that end. It is called by the Poller's
 	// own goroutine, one call after another, and must not block.

@@ -17,7 +17,7 @@ const (
 	PartRead KeyPart = iota
 	PartWrite
 	PartInbox  // the file of the log of what came out of the end
-	PartOutbox // the file of the log of what is sent into it
+	PartOutbox // the file of the log of what is sent into it; see masterKey
 	keyParts
 )
 
@@ -26,6 +26,11 @@ const (
 func KeyOf(slot, end int, part KeyPart) Key {
 	return Key(1 + (slot*2+end-1)*int(keyParts) + int(part)) //nolint:gosec // slots are few
 }
+
+// masterKey returns the key of the master of a terminal whose input is not the
+// terminal's: that of a log that no terminal has, because its end 2 is always a
+// process's.
+func masterKey(slot int) Key { return KeyOf(slot, 2, PartOutbox) }
 
 // Split returns what a key names, the inverse of KeyOf. It fails for ControlKey
 // and for what no pipe can have.

@@ -37,10 +37,12 @@ func fromInfo(s session.Info) *pipedv1.Session {
 var kinds = map[pipe.Kind]pipedv1.Pipe_Kind{
 	pipe.Duplex: pipedv1.Pipe_KIND_DUPLEX, pipe.OneWay: pipedv1.Pipe_KIND_ONE_WAY,
 	pipe.Stdio: pipedv1.Pipe_KIND_STDIO, pipe.StdinOnly: pipedv1.Pipe_KIND_STDIO, pipe.StdoutOnly: pipedv1.Pipe_KIND_STDIO,
+	pipe.Terminal: pipedv1.Pipe_KIND_TERMINAL, pipe.TerminalOut: pipedv1.Pipe_KIND_TERMINAL, pipe.TerminalOutOnly: pipedv1.Pipe_KIND_TERMINAL,
 }
 
 func fromPipe(p session.PipeInfo) *pipedv1.Pipe {
-	m := &pipedv1.Pipe{Name: p.Name, Kind: kinds[p.Kind], FramingIn: fromFraming(p.In), FramingOut: fromFraming(p.Out), Incarnation: 1}
+	m := &pipedv1.Pipe{Name: p.Name, Kind: kinds[p.Kind], FramingIn: fromFraming(p.In), FramingOut: fromFraming(p.Out), Incarnation: 1,
+		Terminal: fromTerminal(p)}
 	for _, e := range p.Ends {
 		m.Endpoints = append(m.Endpoints, fromEndpoint(e))
 	}

@@ -104,6 +104,9 @@ func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if h.level == pipedv1.AckLevel_ACK_LEVEL_READ && !e.TellsReading() {
+		return nil, argument("acknowledgement level %v of %s: nobody can tell what was read from a terminal; want COMMITTED or DELIVERED", h.level, e.Ref())
+	}
 	h.w, err = e.OpenWriter(session.WriterOptions{ID: open.GetWriterId(), Epoch: open.GetEpoch(), Claim: claim})
 	return h, err
 }

@@ -79,6 +79,9 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 	}
 	toAttributes(p, spec)
 	var err error
+	if spec.Terminal, err = toTerminalSpec(p.GetTerminal()); err != nil {
+		return nil, err
+	}
 	if spec.Stop, err = toStopPolicy(p.GetStop()); err != nil {
 		return nil, err
 	}
@@ -143,9 +146,14 @@ func toStdio(p *pipedv1.ProcessSpec, spec *session.ProcessSpec) error {
 			*m.to = session.StdioNull
 		case pipedv1.StdioMode_STDIO_MODE_MERGED:
 			*m.to = session.StdioMerged
+		case pipedv1.StdioMode_STDIO_MODE_TTY:
+			*m.to = session.StdioTerminal
 		default:
 			return argument("stdio mode %v", m.from)
 		}
+	}
+	if spec.Stderr == session.StdioTerminal && p.StderrPipe != nil {
+		return argument("stderr_pipe describes a pipe that is not made when stderr is a terminal: leave it out")
 	}
 	if spec.Stderr == session.StdioMerged && p.StderrPipe != nil {
 		return argument("stderr_pipe describes a pipe that is not made when stderr is merged: leave it out, stdio_pipe holds for both")

@@ -98,7 +98,13 @@ type CloseOptions struct {
 // idempotent.
 func (e *Endpoint) Close(o CloseOptions) error {
 	if o.SendOnly {
-		if err := e.ep.CloseSend(o.Discard); err != nil {
+		if o.Discard && e.typed() {
+			return argument("closing the input of %s, a terminal, and discarding what was sent: the end of input comes behind that; close both directions", e.Ref())
+		}
+		switch err := e.ep.CloseSend(o.Discard); {
+		case errors.Is(err, pipe.ErrTerminalRaw):
+			return fmt.Errorf("%w: %s", err, e.Ref())
+		case err != nil:
 			return fmt.Errorf("%w: %s cannot send", err, e.Ref())
 		}
 		return nil

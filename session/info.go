@@ -48,6 +48,9 @@ type PipeInfo struct {
 	Kind    pipe.Kind
 	In, Out pipe.Framing
 	Ends    []EndpointInfo
+	// Terminal is nil where the pipe is none, or where nothing is known of it any
+	// more.
+	Terminal *pipe.TerminalInfo
 }
 
 // EndpointState is whether the daemon holds a copy of an end.
@@ -153,6 +156,9 @@ func (p *Pipe) Info() PipeInfo {
 	info := PipeInfo{Name: p.name, Kind: p.kind, In: p.in, Out: p.out}
 	for _, e := range p.ends {
 		info.Ends = append(info.Ends, e.info())
+	}
+	if look, ok := p.ends[0].ep.Terminal(); ok {
+		info.Terminal = &look
 	}
 	return info
 }

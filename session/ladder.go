@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/piped-dev/piped/keeper"
+	"github.com/piped-dev/piped/pipe"
 )
 
 // A Step is a step of a ladder.
@@ -261,8 +262,12 @@ func (p *Process) closeInputs() {
 		if slices.ContainsFunc(e.otherHeirs(), func(o *Process) bool { return o != p && o.Running() && !o.stopping() }) {
 			continue
 		}
-		// An end that is closed already needs nothing more.
-		_ = e.Close(CloseOptions{SendOnly: true})
+		// An end that is closed already needs nothing more. A terminal in raw mode has
+		// no end of input, but it has a hangup; an interactive shell takes nothing else
+		// for its end, not even TERM. What the process still says comes through.
+		if err := e.Close(CloseOptions{SendOnly: true}); errors.Is(err, pipe.ErrTerminalRaw) {
+			p.try("hangup", p.send(syscall.SIGHUP))
+		}
 	}
 }
 

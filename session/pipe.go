@@ -27,6 +27,8 @@ type making struct {
 	process string
 	request string
 	digest  digest
+	// terminal is how it begins, where the pipe is one.
+	terminal pipe.TerminalSpec
 }
 
 // openPipe makes a pipe, and its record.
@@ -42,7 +44,7 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, m making
 		Control: s.control, Vault: s.vault(),
 		Kind: kind, In: spec.In, Out: spec.Out, LogSize: logSize,
 		TailSize:   min(uint64(s.reg.config().TailSize), logSize), //nolint:gosec // validated
-		MaxMessage: s.reg.config().MaxMessageSize, Overflow: spec.Overflow, Sealed: m.sealed,
+		MaxMessage: s.reg.config().MaxMessageSize, Overflow: spec.Overflow, Sealed: m.sealed, Terminal: m.terminal,
 		Ended: func(end int, sent bool) { s.directionEnded(name, end, sent) },
 	})
 	if errors.Is(err, pipe.ErrClosed) { // its control file is
@@ -169,6 +171,9 @@ func identity(ep *pipe.Endpoint) ([]keeper.End, error) {
 			continue
 		}
 		end, err := keeper.EndOf(fd)
+		if errors.Is(err, keeper.ErrInvalid) {
+			continue // the daemon's side of a terminal, of which nobody else gets a copy
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -143,17 +143,12 @@ func (l *launch) making() making { return making{sealed: true, order: l.order(),
 // stdio makes the pipes of the standard streams.
 func (l *launch) stdio() error {
 	spec := l.spec
-	kind := pipe.Stdio
-	switch {
-	case spec.Stdin == StdioNull && spec.Stdout == StdioNull:
-		kind = 0
-	case spec.Stdin == StdioNull:
-		kind = pipe.StdoutOnly
-	case spec.Stdout == StdioNull:
-		kind = pipe.StdinOnly
+	kind, made, stdio := spec.kind(), l.making(), spec.Stdio
+	if spec.hasTerminal() {
+		made.terminal, stdio = spec.terminal()
 	}
 	if kind != 0 {
-		p, err := l.s.openPipe(l.stdioName("stdio"), &spec.Stdio, kind, l.making())
+		p, err := l.s.openPipe(l.stdioName("stdio"), &stdio, kind, made)
 		if err != nil {
 			return err
 		}
@@ -166,7 +161,7 @@ func (l *launch) stdio() error {
 		if w >= 0 {
 			l.files = append(l.files, keeper.File{FD: 1, Source: w})
 		}
-		if spec.Stderr == StdioMerged {
+		if spec.Stderr == StdioMerged || spec.Stderr == StdioTerminal {
 			l.files = append(l.files, keeper.File{FD: 2, Source: w})
 		}
 	}

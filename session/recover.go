@@ -277,7 +277,7 @@ func (h *heirloom) recoverPipes() error {
 			key := func(part pipe.KeyPart) pipe.Key { return pipe.KeyOf(rec.Slot, i+1, part) }
 			kept.Ends[i] = pipe.KeptEnd{Read: h.take(key(pipe.PartRead)), Write: h.take(key(pipe.PartWrite)),
 				Inbox: h.take(key(pipe.PartInbox)), Outbox: h.take(key(pipe.PartOutbox))}
-			if rec.Kind == pipe.Duplex {
+			if rec.Kind == pipe.Duplex || rec.Kind == pipe.Terminal && i == 1 {
 				kept.Ends[i].Write = kept.Ends[i].Read
 			}
 		}

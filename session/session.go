@@ -249,6 +249,7 @@ func (l *launch) run(ctx context.Context) error {
 	if l.env, err = l.spec.environment(&l.s.reg.config().Environment, l.who); err != nil {
 		return err
 	}
+	l.useTerminal()
 	err = l.stdio()
 	if err == nil {
 		err = l.inherit(ctx)

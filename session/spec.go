@@ -43,6 +43,8 @@ const (
 	StdioNull
 	// StdioMerged is the pipe of stdout, for stderr only.
 	StdioMerged
+	// StdioTerminal is a terminal, the same for all streams of which it is.
+	StdioTerminal
 )
 
 // EnvironmentBase is what an environment starts from.
@@ -91,6 +93,9 @@ type ProcessSpec struct {
 	Timeout time.Duration `json:",omitzero"`
 	// AfterExit is what becomes of its pipes if somebody holds them after its exit.
 	AfterExit AfterExit `json:",omitzero"`
+	// Terminal describes the terminal of the streams that lead to one; nil: as
+	// [TerminalSpec] says.
+	Terminal *TerminalSpec `json:",omitzero"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -212,10 +217,10 @@ func (s *ProcessSpec) checkStdio() error {
 		return argument("stdin is merged: only stderr can be; make stdin a pipe or null")
 	case s.Stdout == StdioMerged:
 		return argument("stdout is merged: only stderr can be, into stdout; make stdout a pipe and stderr merged")
-	case s.Stderr == StdioMerged && s.Stdout != StdioPipe:
+	case s.Stderr == StdioMerged && s.Stdout != StdioPipe && s.Stdout != StdioTerminal:
 		return argument("stderr is merged into a stdout that is null or inherited: make stdout a pipe, or stderr a pipe or null")
 	}
-	return nil
+	return s.checkTerminal()
 }
 
 // streams are the names of the standard streams.
@@ -232,6 +237,9 @@ func (s *ProcessSpec) checkInherits() error {
 		case in.FD == 2 && s.Stderr == StdioMerged:
 			return argument("descriptor 2 is stderr, which leads where stdout does: leave its mode unspecified, or null, to give it an end of pipe %q",
 				in.Pipe)
+		case in.FD < len(modes) && modes[in.FD] == StdioTerminal:
+			return argument("descriptor %d is %s, which is a terminal: leave its mode unspecified, or null, to give it an end of pipe %q",
+				in.FD, streams[in.FD], in.Pipe)
 		case in.FD < len(modes) && modes[in.FD] != StdioNull:
 			return argument("descriptor %d is %s, which is a pipe of its own: leave its mode unspecified, or null, to give it an end of pipe %q",
 				in.FD, streams[in.FD], in.Pipe)

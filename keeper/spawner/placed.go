@@ -23,9 +23,9 @@ type newborn struct {
 	args  []string
 	env   []string
 	dir   string
-	files []uintptr // by their numbers in the child; closedFD: none
-	user  *syscall.Credential
-	group int // the cgroup's directory
+	files []uintptr            // by their numbers in the child; closedFD: none
+	sys   *syscall.SysProcAttr // its user and controlling terminal
+	group int                  // the cgroup's directory
 }
 
 // prepared is a newborn as the kernel wants it, made before the fork: in the child
@@ -36,6 +36,7 @@ type prepared struct {
 	files     []int
 	groups    []uint32
 	user      *syscall.Credential
+	terminal  int // the child's number of its controlling terminal; -1: none
 	status    int // to the parent
 	limit     *unix.Rlimit
 	free      int   // a number above all others
@@ -98,7 +99,10 @@ func forkPlaced(n *newborn) (pid, pidfd int, err error) {
 //
 //go:noinline
 func (n *newborn) prepare() (p *prepared, err error) {
-	p = &prepared{files: make([]int, len(n.files)), user: n.user, limit: originalFiles()}
+	p = &prepared{files: make([]int, len(n.files)), user: n.sys.Credential, terminal: -1, limit: originalFiles()}
+	if n.sys.Setctty {
+		p.terminal = n.sys.Ctty
+	}
 	if p.path, err = syscall.BytePtrFromString(n.path); err != nil {
 		return nil, err
 	}
@@ -116,8 +120,8 @@ func (n *newborn) prepare() (p *prepared, err error) {
 		p.files[i] = int(f) // closedFD becomes -1
 		p.free = max(p.free, p.files[i]+1)
 	}
-	if n.user != nil && !n.user.NoSetGroups {
-		p.groups = n.user.Groups
+	if p.user != nil && !p.user.NoSetGroups {
+		p.groups = p.user.Groups
 	}
 	return p, nil
 }
@@ -207,6 +211,11 @@ func becomeProgram(p *prepared) {
 		fail(p, errno)
 	}
 	placeFiles(p)
+	if p.terminal >= 0 {
+		if _, _, errno = syscall.RawSyscall(unix.SYS_IOCTL, uintptr(p.terminal), unix.TIOCSCTTY, 1); errno != 0 {
+			fail(p, errno)
+		}
+	}
 	if p.limit != nil {
 		if _, _, errno = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(p.limit)), 0, 0, 0); errno != 0 {
 			fail(p, errno)

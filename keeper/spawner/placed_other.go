@@ -12,7 +12,7 @@ type newborn struct {
 	path, dir string
 	args, env []string
 	files     []uintptr
-	user      *syscall.Credential
+	sys       *syscall.SysProcAttr
 	group     int
 }
 

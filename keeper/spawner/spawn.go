@@ -27,6 +27,9 @@ func spawn(spec keeper.Spec, blob, group int) (pid, pidfd int, err error) {
 	if err := spec.Check(); err != nil {
 		return 0, -1, err
 	}
+	if err := own(&spec); err != nil {
+		return 0, -1, err
+	}
 	if spec.Attributes.Staged() {
 		return throughStage(spec, blob, group)
 	}
@@ -53,8 +56,11 @@ func fork(spec keeper.Spec, group int) (pid, pidfd int, err error) {
 	if c := spec.Attributes.Credential; c != nil {
 		sys.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups, NoSetGroups: isOurs(c)}
 	}
+	if t := spec.Attributes.Terminal; t != nil && t.Controlling {
+		sys.Setctty, sys.Ctty = true, t.FD
+	}
 	if group >= 0 {
-		pid, pidfd, err = forkPlaced(&newborn{path: spec.Path, args: spec.Args, env: spec.Env, dir: spec.Dir, files: files, user: sys.Credential, group: group})
+		pid, pidfd, err = forkPlaced(&newborn{path: spec.Path, args: spec.Args, env: spec.Env, dir: spec.Dir, files: files, sys: sys, group: group})
 		if err != nil {
 			return 0, -1, diagnose(spec, err)
 		}

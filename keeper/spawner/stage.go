@@ -46,7 +46,8 @@ func throughStage(spec keeper.Spec, blob, group int) (pid, pidfd int, err error)
 		files = append(files, keeper.File{FD: fd, Source: own})
 		args = append(args, strconv.Itoa(fd))
 	}
-	pid, pidfd, err = fork(keeper.Spec{Path: "/proc/self/exe", Args: args, Dir: "/", Files: files}, group)
+	pid, pidfd, err = fork(keeper.Spec{Path: "/proc/self/exe", Args: args, Dir: "/", Files: files,
+		Attributes: keeper.Attributes{Terminal: spec.Attributes.Terminal}}, group) // before the stage could: its session is made with it
 	_ = unix.Close(status[1])
 	if err != nil {
 		if failed, ok := errors.AsType[*keeper.SpawnError](err); ok {

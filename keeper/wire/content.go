@@ -34,6 +34,8 @@ const (
 	AttributeNice                                     // A is the nice value
 	AttributeUmask                                    // A is the mask
 	AttributeNoNewPrivileges                          // PR_SET_NO_NEW_PRIVS
+
+	AttributeTerminal AttributeKind = 10 // A is the child's descriptor, B 1 where it controls the child
 )
 
 // Encode returns the spec as a blob's content.

@@ -147,9 +147,16 @@ const (
 	StdioMode_STDIO_MODE_PIPE StdioMode = 1
 	// /dev/null.
 	StdioMode_STDIO_MODE_NULL StdioMode = 2
-	// For stderr only: into the pipe of stdout, which must be a pipe, as a shell's
-	// 2>&1. Only so is the order in which both were written known.
+	// For stderr only: into the pipe of stdout, which must be a pipe or a terminal,
+	// as a shell's 2>&1. Only so is the order in which both were written known.
 	StdioMode_STDIO_MODE_MERGED StdioMode = 3
+	// A terminal, the same for all streams that lead to one. Stdout must be one then.
+	// With stdin it is the controlling terminal of the process's session: its keys
+	// signal the foreground job, and its end hangs up. For stdout alone (and stderr),
+	// with stdin a pipe, it controls nothing and changes no byte: it is there so that
+	// programs write each line at once. The framing of a terminal is "raw" unless
+	// "line" is asked for.
+	StdioMode_STDIO_MODE_TTY StdioMode = 4
 )
 
 // Enum value maps for StdioMode.
@@ -159,12 +166,14 @@ var (
 		1: "STDIO_MODE_PIPE",
 		2: "STDIO_MODE_NULL",
 		3: "STDIO_MODE_MERGED",
+		4: "STDIO_MODE_TTY",
 	}
 	StdioMode_value = map[string]int32{
 		"STDIO_MODE_UNSPECIFIED": 0,
 		"STDIO_MODE_PIPE":        1,
 		"STDIO_MODE_NULL":        2,
 		"STDIO_MODE_MERGED":      3,
+		"STDIO_MODE_TTY":         4,
 	}
 )
 
@@ -262,6 +271,9 @@ const (
 	// Two kernel pipes: standard input and output of a process. End 1 writes
 	// its input and reads its output.
 	Pipe_KIND_STDIO Pipe_Kind = 3
+	// A terminal: standard output of a process, and its standard input where end 1
+	// has an outbox that leads there. With stdin a pipe, end 1 writes that pipe.
+	Pipe_KIND_TERMINAL Pipe_Kind = 4
 )
 
 // Enum value maps for Pipe_Kind.
@@ -271,12 +283,14 @@ var (
 		1: "KIND_DUPLEX",
 		2: "KIND_ONE_WAY",
 		3: "KIND_STDIO",
+		4: "KIND_TERMINAL",
 	}
 	Pipe_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_DUPLEX":      1,
 		"KIND_ONE_WAY":     2,
 		"KIND_STDIO":       3,
+		"KIND_TERMINAL":    4,
 	}
 )
 
@@ -366,7 +380,7 @@ func (x Endpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Endpoint_State.Descriptor instead.
 func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{5, 0}
 }
 
 // State is where a process is.
@@ -419,7 +433,7 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Step is a step of a ladder.
@@ -480,7 +494,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Scope is who is signalled.
@@ -534,7 +548,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Cause is why a process ended.
@@ -608,7 +622,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -661,7 +675,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // What is done about a pipe that is held.
@@ -722,7 +736,7 @@ func (x AfterExit_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AfterExit_Mode.Descriptor instead.
 func (AfterExit_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Type is what happened.
@@ -808,7 +822,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -962,7 +976,10 @@ type Pipe struct {
 	// Ends 1 and 2, as far as the daemon ever held them.
 	Endpoints []*Endpoint `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Incarnation; the first is 1.
-	Incarnation   uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// What the terminal is now, or was last. Absent where the pipe is none, or where
+	// this daemon has never seen it.
+	Terminal      *Terminal `protobuf:"bytes,7,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1039,6 +1056,162 @@ func (x *Pipe) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *Pipe) GetTerminal() *Terminal {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+// A Terminal is what a terminal is at one moment. The process changes its mode
+// whenever it likes.
+type Terminal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Size.
+	Size *TerminalSize `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	// The terminal edits lines: what is sent reaches the process with the end of a
+	// line, a line has at most 4095 bytes, and there is an end of input. Otherwise
+	// each byte reaches the process at once.
+	Canonical bool `protobuf:"varint,2,opt,name=canonical,proto3" json:"canonical,omitempty"`
+	// What is sent comes out too.
+	Echo bool `protobuf:"varint,3,opt,name=echo,proto3" json:"echo,omitempty"`
+	// It takes input: stdin is this terminal, and it controls the process.
+	Input         bool `protobuf:"varint,4,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terminal) Reset() {
+	*x = Terminal{}
+	mi := &file_piped_v1_session_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terminal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terminal) ProtoMessage() {}
+
+func (x *Terminal) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
+func (*Terminal) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Terminal) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *Terminal) GetCanonical() bool {
+	if x != nil {
+		return x.Canonical
+	}
+	return false
+}
+
+func (x *Terminal) GetEcho() bool {
+	if x != nil {
+		return x.Echo
+	}
+	return false
+}
+
+func (x *Terminal) GetInput() bool {
+	if x != nil {
+		return x.Input
+	}
+	return false
+}
+
+// A TerminalSize is the size of a terminal.
+type TerminalSize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows, at most 65535.
+	Rows uint32 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Columns, at most 65535.
+	Columns uint32 `protobuf:"varint,2,opt,name=columns,proto3" json:"columns,omitempty"`
+	// Width in pixels, at most 65535; 0 is unknown.
+	Width uint32 `protobuf:"varint,3,opt,name=width,proto3" json:"width,omitempty"`
+	// Height in pixels, at most 65535; 0 is unknown.
+	Height        uint32 `protobuf:"varint,4,opt,name=height,proto3" json:"height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_piped_v1_session_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TerminalSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetWidth() uint32 {
+	if x != nil {
+		return x.Width
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetHeight() uint32 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
 // An EndpointRef names an endpoint.
 type EndpointRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1054,7 +1227,7 @@ type EndpointRef struct {
 
 func (x *EndpointRef) Reset() {
 	*x = EndpointRef{}
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1239,7 @@ func (x *EndpointRef) String() string {
 func (*EndpointRef) ProtoMessage() {}
 
 func (x *EndpointRef) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1252,7 @@ func (x *EndpointRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRef.ProtoReflect.Descriptor instead.
 func (*EndpointRef) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EndpointRef) GetSession() string {
@@ -1128,7 +1301,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1313,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1326,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Endpoint) GetEnd() uint32 {
@@ -1241,7 +1414,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1426,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1439,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Flow) GetMessages() uint64 {
@@ -1375,7 +1548,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1560,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1573,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Holder) GetPid() int32 {
@@ -1499,7 +1672,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1684,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1697,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Process) GetName() string {
@@ -1635,7 +1808,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1820,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1833,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Resources) GetMemoryMax() uint64 {
@@ -1728,7 +1901,7 @@ type SessionUsage struct {
 
 func (x *SessionUsage) Reset() {
 	*x = SessionUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1913,7 @@ func (x *SessionUsage) String() string {
 func (*SessionUsage) ProtoMessage() {}
 
 func (x *SessionUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1926,7 @@ func (x *SessionUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUsage.ProtoReflect.Descriptor instead.
 func (*SessionUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SessionUsage) GetMemory() uint64 {
@@ -1816,7 +1989,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2001,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2014,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -1904,7 +2077,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2089,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2102,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -2009,7 +2182,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2194,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2207,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Final) GetPipe() string {
@@ -2105,7 +2278,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2290,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2303,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -2256,7 +2429,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2441,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2454,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -2324,7 +2497,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2509,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2522,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2400,7 +2573,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2585,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2598,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2496,14 +2669,16 @@ type ProcessSpec struct {
 	NoNewPrivileges bool `protobuf:"varint,26,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
 	// What becomes of the pipes of the process if somebody else, as a
 	// descendant, holds them when it has exited.
-	AfterExit     *AfterExit `protobuf:"bytes,36,opt,name=after_exit,json=afterExit,proto3" json:"after_exit,omitempty"`
+	AfterExit *AfterExit `protobuf:"bytes,36,opt,name=after_exit,json=afterExit,proto3" json:"after_exit,omitempty"`
+	// How the terminal begins. Must be absent where no standard stream is one.
+	Terminal      *TerminalSpec `protobuf:"bytes,30,opt,name=terminal,proto3" json:"terminal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2515,7 +2690,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2528,7 +2703,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -2678,6 +2853,13 @@ func (x *ProcessSpec) GetAfterExit() *AfterExit {
 	return nil
 }
 
+func (x *ProcessSpec) GetTerminal() *TerminalSpec {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
 // What becomes of pipes that somebody holds after the process that they were
 // given to has exited, so that their end of file does not come.
 type AfterExit struct {
@@ -2693,7 +2875,7 @@ type AfterExit struct {
 
 func (x *AfterExit) Reset() {
 	*x = AfterExit{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2705,7 +2887,7 @@ func (x *AfterExit) String() string {
 func (*AfterExit) ProtoMessage() {}
 
 func (x *AfterExit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2718,7 +2900,7 @@ func (x *AfterExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AfterExit.ProtoReflect.Descriptor instead.
 func (*AfterExit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AfterExit) GetMode() AfterExit_Mode {
@@ -2733,6 +2915,85 @@ func (x *AfterExit) GetGrace() *durationpb.Duration {
 		return x.Grace
 	}
 	return nil
+}
+
+// A TerminalSpec says how a terminal begins.
+type TerminalSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Size. Absent: 24 rows of 80 columns.
+	Size *TerminalSize `protobuf:"bytes,1,opt,name=size,proto3" json:"size,omitempty"`
+	// Bytes pass unchanged both ways, nothing is echoed, and no key signals.
+	// Absent: not for a terminal that takes input, which edits lines; and so for one
+	// of the output alone, where otherwise a carriage return would come before each
+	// newline.
+	Raw *bool `protobuf:"varint,2,opt,name=raw,proto3,oneof" json:"raw,omitempty"`
+	// What is sent comes out too. Absent: where the terminal takes input and is not
+	// raw.
+	Echo *bool `protobuf:"varint,3,opt,name=echo,proto3,oneof" json:"echo,omitempty"`
+	// Name of the kind of terminal, the variable TERM. Empty: that of
+	// ProcessSpec.env; else "xterm-256color", or "dumb" where the terminal takes no
+	// input. What ProcessSpec.env says wins.
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSpec) Reset() {
+	*x = TerminalSpec{}
+	mi := &file_piped_v1_session_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSpec) ProtoMessage() {}
+
+func (x *TerminalSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSpec.ProtoReflect.Descriptor instead.
+func (*TerminalSpec) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TerminalSpec) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+func (x *TerminalSpec) GetRaw() bool {
+	if x != nil && x.Raw != nil {
+		return *x.Raw
+	}
+	return false
+}
+
+func (x *TerminalSpec) GetEcho() bool {
+	if x != nil && x.Echo != nil {
+		return *x.Echo
+	}
+	return false
+}
+
+func (x *TerminalSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 // ResourceLimit is a limit of setrlimit(2).
@@ -2752,7 +3013,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +3025,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +3038,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -2823,7 +3084,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3096,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3109,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2902,7 +3163,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +3175,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +3188,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2983,7 +3244,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3256,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3269,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -3034,7 +3295,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3307,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3320,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -3094,7 +3355,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3367,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3380,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -3148,7 +3409,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3421,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3434,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -3224,7 +3485,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3497,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3510,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3293,7 +3554,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3566,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3579,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -3390,7 +3651,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3663,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3676,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3509,7 +3770,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +3782,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +3795,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3568,7 +3829,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3580,7 +3841,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3593,7 +3854,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3686,7 +3947,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +3959,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +3972,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3737,7 +3998,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +4010,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +4023,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -3780,7 +4041,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +4053,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +4066,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -3840,7 +4101,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +4113,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +4126,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -3891,7 +4152,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3903,7 +4164,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3916,7 +4177,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3951,7 +4212,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4224,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4237,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -4001,7 +4262,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4013,7 +4274,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4026,7 +4287,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -4059,7 +4320,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4071,7 +4332,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4084,7 +4345,117 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+}
+
+// ResizeTerminalRequest names a terminal and its new size.
+type ResizeTerminalRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// The process whose terminal it is. Empty, with pipe empty too: the first.
+	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	// Name of the pipe that the terminal is. Only one of process and pipe may be set.
+	Pipe string `protobuf:"bytes,3,opt,name=pipe,proto3" json:"pipe,omitempty"`
+	// The size; rows and columns must be at least 1.
+	Size          *TerminalSize `protobuf:"bytes,4,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResizeTerminalRequest) Reset() {
+	*x = ResizeTerminalRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResizeTerminalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResizeTerminalRequest) ProtoMessage() {}
+
+func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
+func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ResizeTerminalRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *ResizeTerminalRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *ResizeTerminalRequest) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+func (x *ResizeTerminalRequest) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+// ResizeTerminalResponse is empty.
+type ResizeTerminalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResizeTerminalResponse) Reset() {
+	*x = ResizeTerminalResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResizeTerminalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResizeTerminalResponse) ProtoMessage() {}
+
+func (x *ResizeTerminalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResizeTerminalResponse.ProtoReflect.Descriptor instead.
+func (*ResizeTerminalResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -4102,7 +4473,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4114,7 +4485,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4127,7 +4498,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -4162,7 +4533,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4545,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4558,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -4215,7 +4586,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4227,7 +4598,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4240,7 +4611,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -4282,7 +4653,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4294,7 +4665,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4307,7 +4678,7 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
@@ -4334,7 +4705,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4346,7 +4717,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4359,7 +4730,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -4401,7 +4772,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[43]
+	mi := &file_piped_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4413,7 +4784,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[43]
+	mi := &file_piped_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4426,7 +4797,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -4461,7 +4832,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x02\"\xce\x02\n" +
+	"\vSTATE_ENDED\x10\x02\"\x91\x03\n" +
 	"\x04Pipe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -4470,13 +4841,25 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vframing_out\x18\x04 \x01(\v2\x11.piped.v1.FramingR\n" +
 	"framingOut\x120\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x12.piped.v1.EndpointR\tendpoints\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"O\n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12.\n" +
+	"\bterminal\x18\a \x01(\v2\x12.piped.v1.TerminalR\bterminal\"b\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DUPLEX\x10\x01\x12\x10\n" +
 	"\fKIND_ONE_WAY\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_STDIO\x10\x03\"M\n" +
+	"KIND_STDIO\x10\x03\x12\x11\n" +
+	"\rKIND_TERMINAL\x10\x04\"~\n" +
+	"\bTerminal\x12*\n" +
+	"\x04size\x18\x01 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\x12\x1c\n" +
+	"\tcanonical\x18\x02 \x01(\bR\tcanonical\x12\x12\n" +
+	"\x04echo\x18\x03 \x01(\bR\x04echo\x12\x14\n" +
+	"\x05input\x18\x04 \x01(\bR\x05input\"j\n" +
+	"\fTerminalSize\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
+	"\acolumns\x18\x02 \x01(\rR\acolumns\x12\x14\n" +
+	"\x05width\x18\x03 \x01(\rR\x05width\x12\x16\n" +
+	"\x06height\x18\x04 \x01(\rR\x06height\"M\n" +
 	"\vEndpointRef\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x12\n" +
 	"\x04pipe\x18\x02 \x01(\tR\x04pipe\x12\x10\n" +
@@ -4644,7 +5027,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xb4\x06\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xe8\x06\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -4670,7 +5053,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05umask\x18\x19 \x01(\rH\x01R\x05umask\x88\x01\x01\x12*\n" +
 	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivileges\x122\n" +
 	"\n" +
-	"after_exit\x18$ \x01(\v2\x13.piped.v1.AfterExitR\tafterExitB\a\n" +
+	"after_exit\x18$ \x01(\v2\x13.piped.v1.AfterExitR\tafterExit\x122\n" +
+	"\bterminal\x18\x1e \x01(\v2\x16.piped.v1.TerminalSpecR\bterminalB\a\n" +
 	"\x05_niceB\b\n" +
 	"\x06_umask\"\xb4\x01\n" +
 	"\tAfterExit\x12,\n" +
@@ -4680,7 +5064,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_WAIT\x10\x01\x12\f\n" +
 	"\bMODE_END\x10\x02\x12\r\n" +
-	"\tMODE_KILL\x10\x03\"o\n" +
+	"\tMODE_KILL\x10\x03\"\x8f\x01\n" +
+	"\fTerminalSpec\x12*\n" +
+	"\x04size\x18\x01 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\x12\x15\n" +
+	"\x03raw\x18\x02 \x01(\bH\x00R\x03raw\x88\x01\x01\x12\x17\n" +
+	"\x04echo\x18\x03 \x01(\bH\x01R\x04echo\x88\x01\x01\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04nameB\x06\n" +
+	"\x04_rawB\a\n" +
+	"\x05_echo\"o\n" +
 	"\rResourceLimit\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x17\n" +
 	"\x04soft\x18\x02 \x01(\x04H\x00R\x04soft\x88\x01\x01\x12\x17\n" +
@@ -4797,7 +5188,13 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x17\n" +
-	"\x15SignalProcessResponse\"\x8e\x01\n" +
+	"\x15SignalProcessResponse\"\x8b\x01\n" +
+	"\x15ResizeTerminalRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
+	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x12\n" +
+	"\x04pipe\x18\x03 \x01(\tR\x04pipe\x12*\n" +
+	"\x04size\x18\x04 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\"\x18\n" +
+	"\x16ResizeTerminalResponse\"\x8e\x01\n" +
 	"\x12WaitProcessRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x128\n" +
@@ -4832,12 +5229,13 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x1cENVIRONMENT_BASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ENVIRONMENT_BASE_NONE\x10\x01\x12\x1c\n" +
 	"\x18ENVIRONMENT_BASE_MINIMAL\x10\x02\x12\x18\n" +
-	"\x14ENVIRONMENT_BASE_ALL\x10\x03*h\n" +
+	"\x14ENVIRONMENT_BASE_ALL\x10\x03*|\n" +
 	"\tStdioMode\x12\x1a\n" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
-	"\x11STDIO_MODE_MERGED\x10\x032\xee\x06\n" +
+	"\x11STDIO_MODE_MERGED\x10\x03\x12\x12\n" +
+	"\x0eSTDIO_MODE_TTY\x10\x042\xc3\a\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -4849,7 +5247,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"CreatePipe\x12\x1b.piped.v1.CreatePipeRequest\x1a\x1c.piped.v1.CreatePipeResponse\x12M\n" +
 	"\fStartProcess\x12\x1d.piped.v1.StartProcessRequest\x1a\x1e.piped.v1.StartProcessResponse\x12P\n" +
 	"\rSignalProcess\x12\x1e.piped.v1.SignalProcessRequest\x1a\x1f.piped.v1.SignalProcessResponse\x12J\n" +
-	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12J\n" +
+	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12S\n" +
+	"\x0eResizeTerminal\x12\x1f.piped.v1.ResizeTerminalRequest\x1a .piped.v1.ResizeTerminalResponse\x12J\n" +
 	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
 	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
@@ -4867,202 +5266,214 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_piped_v1_session_proto_goTypes = []any{
-	(TreeKill)(0),                 // 0: piped.v1.TreeKill
-	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
-	(StdioMode)(0),                // 2: piped.v1.StdioMode
-	(Session_State)(0),            // 3: piped.v1.Session.State
-	(Pipe_Kind)(0),                // 4: piped.v1.Pipe.Kind
-	(Endpoint_State)(0),           // 5: piped.v1.Endpoint.State
-	(Process_State)(0),            // 6: piped.v1.Process.State
-	(Stopping_Step)(0),            // 7: piped.v1.Stopping.Step
-	(StopPolicy_Scope)(0),         // 8: piped.v1.StopPolicy.Scope
-	(Exit_Cause)(0),               // 9: piped.v1.Exit.Cause
-	(LogSpec_Overflow)(0),         // 10: piped.v1.LogSpec.Overflow
-	(AfterExit_Mode)(0),           // 11: piped.v1.AfterExit.Mode
-	(SessionEvent_Type)(0),        // 12: piped.v1.SessionEvent.Type
-	(*Session)(nil),               // 13: piped.v1.Session
-	(*Pipe)(nil),                  // 14: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 15: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 16: piped.v1.Endpoint
-	(*Flow)(nil),                  // 17: piped.v1.Flow
-	(*Holder)(nil),                // 18: piped.v1.Holder
-	(*Process)(nil),               // 19: piped.v1.Process
-	(*Resources)(nil),             // 20: piped.v1.Resources
-	(*SessionUsage)(nil),          // 21: piped.v1.SessionUsage
-	(*Stopping)(nil),              // 22: piped.v1.Stopping
-	(*StopPolicy)(nil),            // 23: piped.v1.StopPolicy
-	(*Final)(nil),                 // 24: piped.v1.Final
-	(*Exit)(nil),                  // 25: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 26: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 27: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 28: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 29: piped.v1.ProcessSpec
-	(*AfterExit)(nil),             // 30: piped.v1.AfterExit
-	(*ResourceLimit)(nil),         // 31: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 32: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 33: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 34: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 35: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 36: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 37: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 38: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 39: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 40: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 41: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 42: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 43: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 44: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 45: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 46: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 47: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 48: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 49: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 50: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 51: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 52: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),    // 53: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),   // 54: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),    // 55: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 56: piped.v1.StopSessionResponse
-	nil,                           // 57: piped.v1.Session.LabelsEntry
-	nil,                           // 58: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 59: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 60: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 61: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
-	(*Framing)(nil),               // 63: piped.v1.Framing
-	(*End)(nil),                   // 64: piped.v1.End
-	(*Lease)(nil),                 // 65: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 66: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 67: piped.v1.Heartbeat
+	(TreeKill)(0),                  // 0: piped.v1.TreeKill
+	(EnvironmentBase)(0),           // 1: piped.v1.EnvironmentBase
+	(StdioMode)(0),                 // 2: piped.v1.StdioMode
+	(Session_State)(0),             // 3: piped.v1.Session.State
+	(Pipe_Kind)(0),                 // 4: piped.v1.Pipe.Kind
+	(Endpoint_State)(0),            // 5: piped.v1.Endpoint.State
+	(Process_State)(0),             // 6: piped.v1.Process.State
+	(Stopping_Step)(0),             // 7: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),          // 8: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),                // 9: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),          // 10: piped.v1.LogSpec.Overflow
+	(AfterExit_Mode)(0),            // 11: piped.v1.AfterExit.Mode
+	(SessionEvent_Type)(0),         // 12: piped.v1.SessionEvent.Type
+	(*Session)(nil),                // 13: piped.v1.Session
+	(*Pipe)(nil),                   // 14: piped.v1.Pipe
+	(*Terminal)(nil),               // 15: piped.v1.Terminal
+	(*TerminalSize)(nil),           // 16: piped.v1.TerminalSize
+	(*EndpointRef)(nil),            // 17: piped.v1.EndpointRef
+	(*Endpoint)(nil),               // 18: piped.v1.Endpoint
+	(*Flow)(nil),                   // 19: piped.v1.Flow
+	(*Holder)(nil),                 // 20: piped.v1.Holder
+	(*Process)(nil),                // 21: piped.v1.Process
+	(*Resources)(nil),              // 22: piped.v1.Resources
+	(*SessionUsage)(nil),           // 23: piped.v1.SessionUsage
+	(*Stopping)(nil),               // 24: piped.v1.Stopping
+	(*StopPolicy)(nil),             // 25: piped.v1.StopPolicy
+	(*Final)(nil),                  // 26: piped.v1.Final
+	(*Exit)(nil),                   // 27: piped.v1.Exit
+	(*ProcessUsage)(nil),           // 28: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),               // 29: piped.v1.PipeSpec
+	(*LogSpec)(nil),                // 30: piped.v1.LogSpec
+	(*ProcessSpec)(nil),            // 31: piped.v1.ProcessSpec
+	(*AfterExit)(nil),              // 32: piped.v1.AfterExit
+	(*TerminalSpec)(nil),           // 33: piped.v1.TerminalSpec
+	(*ResourceLimit)(nil),          // 34: piped.v1.ResourceLimit
+	(*Inherit)(nil),                // 35: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),   // 36: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),  // 37: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),      // 38: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),     // 39: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),    // 40: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),   // 41: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),   // 42: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil),  // 43: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),            // 44: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),           // 45: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),   // 46: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),  // 47: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),      // 48: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),     // 49: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),    // 50: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),   // 51: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),   // 52: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),  // 53: piped.v1.SignalProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 54: piped.v1.ResizeTerminalRequest
+	(*ResizeTerminalResponse)(nil), // 55: piped.v1.ResizeTerminalResponse
+	(*WaitProcessRequest)(nil),     // 56: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),    // 57: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),     // 58: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),    // 59: piped.v1.StopProcessResponse
+	(*StopSessionRequest)(nil),     // 60: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),    // 61: piped.v1.StopSessionResponse
+	nil,                            // 62: piped.v1.Session.LabelsEntry
+	nil,                            // 63: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                            // 64: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                            // 65: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                            // 66: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 67: google.protobuf.Timestamp
+	(*Framing)(nil),                // 68: piped.v1.Framing
+	(*End)(nil),                    // 69: piped.v1.End
+	(*Lease)(nil),                  // 70: piped.v1.Lease
+	(*durationpb.Duration)(nil),    // 71: google.protobuf.Duration
+	(*Heartbeat)(nil),              // 72: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	57,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	62,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	62,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	62,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	62,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	67,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	67,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	67,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
 	14,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	19,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	20,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
-	21,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
+	21,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	22,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
+	23,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
 	4,   // 9: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	63,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	63,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	16,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	5,   // 13: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	17,  // 14: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	17,  // 15: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	18,  // 16: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	62,  // 17: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	64,  // 18: piped.v1.Flow.end:type_name -> piped.v1.End
-	65,  // 19: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	62,  // 20: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
-	6,   // 21: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	62,  // 22: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	25,  // 23: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	32,  // 24: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	24,  // 25: piped.v1.Process.finals:type_name -> piped.v1.Final
-	22,  // 26: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,   // 27: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	62,  // 28: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	66,  // 29: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
-	66,  // 30: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
-	7,   // 31: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	62,  // 32: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	62,  // 33: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,   // 34: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	66,  // 35: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	66,  // 36: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,   // 37: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	64,  // 38: piped.v1.Final.last:type_name -> piped.v1.End
-	62,  // 39: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	26,  // 40: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,   // 41: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	66,  // 42: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	66,  // 43: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,   // 44: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	63,  // 45: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	63,  // 46: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	28,  // 47: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10,  // 48: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,   // 49: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,   // 50: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,   // 51: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,   // 52: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	27,  // 53: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	27,  // 54: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	32,  // 55: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	23,  // 56: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	66,  // 57: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	31,  // 58: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	30,  // 59: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
-	11,  // 60: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
-	66,  // 61: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
-	58,  // 62: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	27,  // 63: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	29,  // 64: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	20,  // 65: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
-	13,  // 66: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	13,  // 67: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,   // 68: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	59,  // 69: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	13,  // 70: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	60,  // 71: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	66,  // 72: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,   // 73: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	13,  // 74: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	41,  // 75: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	42,  // 76: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	67,  // 77: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	12,  // 78: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	62,  // 79: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	61,  // 80: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	19,  // 81: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	24,  // 82: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	65,  // 83: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	27,  // 84: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	14,  // 85: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	29,  // 86: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	19,  // 87: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	66,  // 88: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	19,  // 89: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	23,  // 90: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	66,  // 91: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	19,  // 92: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	66,  // 93: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	66,  // 94: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	23,  // 95: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	19,  // 96: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	33,  // 97: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	35,  // 98: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	37,  // 99: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	39,  // 100: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	43,  // 101: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	45,  // 102: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	47,  // 103: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	49,  // 104: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	51,  // 105: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	53,  // 106: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	55,  // 107: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	34,  // 108: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	36,  // 109: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	38,  // 110: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	40,  // 111: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	44,  // 112: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	46,  // 113: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	48,  // 114: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	50,  // 115: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	52,  // 116: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	54,  // 117: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	56,  // 118: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	108, // [108:119] is the sub-list for method output_type
-	97,  // [97:108] is the sub-list for method input_type
-	97,  // [97:97] is the sub-list for extension type_name
-	97,  // [97:97] is the sub-list for extension extendee
-	0,   // [0:97] is the sub-list for field type_name
+	68,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	68,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	18,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	15,  // 13: piped.v1.Pipe.terminal:type_name -> piped.v1.Terminal
+	16,  // 14: piped.v1.Terminal.size:type_name -> piped.v1.TerminalSize
+	5,   // 15: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	19,  // 16: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	19,  // 17: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	20,  // 18: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	67,  // 19: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	69,  // 20: piped.v1.Flow.end:type_name -> piped.v1.End
+	70,  // 21: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	67,  // 22: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
+	6,   // 23: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	67,  // 24: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	27,  // 25: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	35,  // 26: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	26,  // 27: piped.v1.Process.finals:type_name -> piped.v1.Final
+	24,  // 28: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 29: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	67,  // 30: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	71,  // 31: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
+	71,  // 32: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
+	7,   // 33: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	67,  // 34: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	67,  // 35: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	9,   // 36: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	71,  // 37: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	71,  // 38: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	8,   // 39: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	69,  // 40: piped.v1.Final.last:type_name -> piped.v1.End
+	67,  // 41: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	28,  // 42: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	9,   // 43: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	71,  // 44: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	71,  // 45: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,   // 46: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	68,  // 47: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	68,  // 48: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	30,  // 49: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	10,  // 50: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 51: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 52: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 53: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 54: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	29,  // 55: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	29,  // 56: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	35,  // 57: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	25,  // 58: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	71,  // 59: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	34,  // 60: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	32,  // 61: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
+	33,  // 62: piped.v1.ProcessSpec.terminal:type_name -> piped.v1.TerminalSpec
+	11,  // 63: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
+	71,  // 64: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
+	16,  // 65: piped.v1.TerminalSpec.size:type_name -> piped.v1.TerminalSize
+	63,  // 66: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	29,  // 67: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	31,  // 68: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	22,  // 69: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
+	13,  // 70: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	13,  // 71: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 72: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	64,  // 73: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	13,  // 74: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	65,  // 75: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	71,  // 76: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 77: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	13,  // 78: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	44,  // 79: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	45,  // 80: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	72,  // 81: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	12,  // 82: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	67,  // 83: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	66,  // 84: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	21,  // 85: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	26,  // 86: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	70,  // 87: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	29,  // 88: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	14,  // 89: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	31,  // 90: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	21,  // 91: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	16,  // 92: piped.v1.ResizeTerminalRequest.size:type_name -> piped.v1.TerminalSize
+	71,  // 93: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	21,  // 94: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	25,  // 95: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	71,  // 96: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	21,  // 97: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	71,  // 98: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	71,  // 99: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	25,  // 100: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	21,  // 101: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	36,  // 102: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	38,  // 103: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	40,  // 104: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	42,  // 105: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	46,  // 106: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	48,  // 107: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	50,  // 108: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	52,  // 109: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	56,  // 110: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	54,  // 111: piped.v1.SessionService.ResizeTerminal:input_type -> piped.v1.ResizeTerminalRequest
+	58,  // 112: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	60,  // 113: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	37,  // 114: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	39,  // 115: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	41,  // 116: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	43,  // 117: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	47,  // 118: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	49,  // 119: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	51,  // 120: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	53,  // 121: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	57,  // 122: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	55,  // 123: piped.v1.SessionService.ResizeTerminal:output_type -> piped.v1.ResizeTerminalResponse
+	59,  // 124: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	61,  // 125: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	114, // [114:126] is the sub-list for method output_type
+	102, // [102:114] is the sub-list for method input_type
+	102, // [102:102] is the sub-list for extension type_name
+	102, // [102:102] is the sub-list for extension extendee
+	0,   // [0:102] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -5072,31 +5483,32 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[13].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[18].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[27].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[21].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[30].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[38].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[40].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[43].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
 			NumEnums:      13,
-			NumMessages:   49,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,17 +19,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SessionService_CreateSession_FullMethodName = "/piped.v1.SessionService/CreateSession"
-	SessionService_GetSession_FullMethodName    = "/piped.v1.SessionService/GetSession"
-	SessionService_ListSessions_FullMethodName  = "/piped.v1.SessionService/ListSessions"
-	SessionService_WatchSessions_FullMethodName = "/piped.v1.SessionService/WatchSessions"
-	SessionService_DeleteSession_FullMethodName = "/piped.v1.SessionService/DeleteSession"
-	SessionService_CreatePipe_FullMethodName    = "/piped.v1.SessionService/CreatePipe"
-	SessionService_StartProcess_FullMethodName  = "/piped.v1.SessionService/StartProcess"
-	SessionService_SignalProcess_FullMethodName = "/piped.v1.SessionService/SignalProcess"
-	SessionService_WaitProcess_FullMethodName   = "/piped.v1.SessionService/WaitProcess"
-	SessionService_StopProcess_FullMethodName   = "/piped.v1.SessionService/StopProcess"
-	SessionService_StopSession_FullMethodName   = "/piped.v1.SessionService/StopSession"
+	SessionService_CreateSession_FullMethodName  = "/piped.v1.SessionService/CreateSession"
+	SessionService_GetSession_FullMethodName     = "/piped.v1.SessionService/GetSession"
+	SessionService_ListSessions_FullMethodName   = "/piped.v1.SessionService/ListSessions"
+	SessionService_WatchSessions_FullMethodName  = "/piped.v1.SessionService/WatchSessions"
+	SessionService_DeleteSession_FullMethodName  = "/piped.v1.SessionService/DeleteSession"
+	SessionService_CreatePipe_FullMethodName     = "/piped.v1.SessionService/CreatePipe"
+	SessionService_StartProcess_FullMethodName   = "/piped.v1.SessionService/StartProcess"
+	SessionService_SignalProcess_FullMethodName  = "/piped.v1.SessionService/SignalProcess"
+	SessionService_WaitProcess_FullMethodName    = "/piped.v1.SessionService/WaitProcess"
+	SessionService_ResizeTerminal_FullMethodName = "/piped.v1.SessionService/ResizeTerminal"
+	SessionService_StopProcess_FullMethodName    = "/piped.v1.SessionService/StopProcess"
+	SessionService_StopSession_FullMethodName    = "/piped.v1.SessionService/StopSession"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -63,6 +64,9 @@ type SessionServiceClient interface {
 	SignalProcess(ctx context.Context, in *SignalProcessRequest, opts ...grpc.CallOption) (*SignalProcessResponse, error)
 	// WaitProcess waits until a process has exited.
 	WaitProcess(ctx context.Context, in *WaitProcessRequest, opts ...grpc.CallOption) (*WaitProcessResponse, error)
+	// ResizeTerminal gives a terminal another size; the processes in its foreground
+	// get WINCH, if it differs.
+	ResizeTerminal(ctx context.Context, in *ResizeTerminalRequest, opts ...grpc.CallOption) (*ResizeTerminalResponse, error)
 	// StopProcess ends a process step by step, as a StopPolicy says: close its
 	// input, then TERM, then KILL, with a grace period before each next step. The
 	// steps go on in the daemon, and in the one after it, when the call is gone. One
@@ -180,6 +184,16 @@ func (c *sessionServiceClient) WaitProcess(ctx context.Context, in *WaitProcessR
 	return out, nil
 }
 
+func (c *sessionServiceClient) ResizeTerminal(ctx context.Context, in *ResizeTerminalRequest, opts ...grpc.CallOption) (*ResizeTerminalResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResizeTerminalResponse)
+	err := c.cc.Invoke(ctx, SessionService_ResizeTerminal_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *sessionServiceClient) StopProcess(ctx context.Context, in *StopProcessRequest, opts ...grpc.CallOption) (*StopProcessResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StopProcessResponse)
@@ -231,6 +245,9 @@ type SessionServiceServer interface {
 	SignalProcess(context.Context, *SignalProcessRequest) (*SignalProcessResponse, error)
 	// WaitProcess waits until a process has exited.
 	WaitProcess(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error)
+	// ResizeTerminal gives a terminal another size; the processes in its foreground
+	// get WINCH, if it differs.
+	ResizeTerminal(context.Context, *ResizeTerminalRequest) (*ResizeTerminalResponse, error)
 	// StopProcess ends a process step by step, as a StopPolicy says: close its
 	// input, then TERM, then KILL, with a grace period before each next step. The
 	// steps go on in the daemon, and in the one after it, when the call is gone. One
@@ -275,6 +292,9 @@ func (UnimplementedSessionServiceServer) SignalProcess(context.Context, *SignalP
 }
 func (UnimplementedSessionServiceServer) WaitProcess(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitProcess not implemented")
+}
+func (UnimplementedSessionServiceServer) ResizeTerminal(context.Context, *ResizeTerminalRequest) (*ResizeTerminalResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResizeTerminal not implemented")
 }
 func (UnimplementedSessionServiceServer) StopProcess(context.Context, *StopProcessRequest) (*StopProcessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopProcess not implemented")
@@ -458,6 +478,24 @@ func _SessionService_WaitProcess_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_ResizeTerminal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResizeTerminalRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ResizeTerminal(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ResizeTerminal_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ResizeTerminal(ctx, req.(*ResizeTerminalRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SessionService_StopProcess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StopProcessRequest)
 	if err := dec(in); err != nil {
@@ -532,6 +570,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "WaitProcess",
 			Handler:    _SessionService_WaitProcess_Handler,
+		},
+		{
+			MethodName: "ResizeTerminal",
+			Handler:    _SessionService_ResizeTerminal_Handler,
 		},
 		{
 			MethodName: "StopProcess",
