@@ -84,6 +84,7 @@ func forkPlaced(n *newborn) (pid, pidfd int, err error) {
 	}
 	var code [4]byte
 	if _, err := io.ReadFull(reader, code[:]); err == nil {
+		awaitExit(int(p.pidfd)) // or its cgroup cannot be removed yet
 		_ = unix.Close(int(p.pidfd))
 		return 0, -1, syscall.Errno(*(*uint32)(unsafe.Pointer(&code))) //nolint:gosec // as the child has written it
 	} else if !errors.Is(err, io.EOF) {

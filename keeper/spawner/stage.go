@@ -61,18 +61,23 @@ func throughStage(spec keeper.Spec, blob, group int) (pid, pidfd int, err error)
 	}
 	// It exits; its parent reaps what has exited when it hears of the failure.
 	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1) //nolint:gosec // a descriptor
-		if n == 1 || err != nil && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	awaitExit(pidfd)
 	_ = unix.Close(pidfd)
 	failure, decoding := wire.DecodeFailure(told)
 	if err := errors.Join(err, decoding); err != nil {
 		return 0, -1, &keeper.SpawnError{Step: "fork", Path: spec.Path, Err: err}
 	}
 	return 0, -1, keeper.Restore(failure)
+}
+
+// awaitExit waits until a process that is about to exit has.
+func awaitExit(pidfd int) {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1) //nolint:gosec // a descriptor
+		if n == 1 || err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // Stage is what throughStage has executed: args are the numbers of the descriptors
