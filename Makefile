@@ -53,6 +53,10 @@ chaos: build ## Kill the daemon and its keeper in every way, and prove that noth
 vm: checkgo ## Recover 10,000 sessions in a virtual machine that allows a million descriptors (half an hour of software emulation)
 	VM_LIMIT=5400 tools/vm.sh ./test/exact '^TestS1' CHAOS=long TEST_PATIENCE=15m
 
+.PHONY: vm-limits
+vm-limits: checkgo ## Hold sessions to limits in a virtual machine that has every cgroup controller
+	VM_MEMORY=2048 VM_LIMIT=900 tools/vm.sh ./test/limits . TEST_PATIENCE=5m
+
 .PHONY: lint
 lint: checkgo ## Check formatting, style, the contract (buf) and the scripts
 	@test/setup/install-test-deps.sh lint

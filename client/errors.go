@@ -59,6 +59,7 @@ const (
 	ErrLogSpace             Reason = "LOG_SPACE"
 	ErrProcessLimit         Reason = "PROCESS_LIMIT"
 	ErrMemoryLimit          Reason = "MEMORY_LIMIT"
+	ErrCgroupUnavailable    Reason = "CGROUP_UNAVAILABLE"
 	ErrArgument             Reason = "ARGUMENT"
 	ErrDetached             Reason = "DETACHED"
 	ErrPositionOutOfRange   Reason = "POSITION_OUT_OF_RANGE"

@@ -34,10 +34,10 @@ func (c *Client) Get(ctx context.Context, session string) (*pipedv1.Session, err
 	return c.getSession(ctx, &pipedv1.GetSessionRequest{Session: session})
 }
 
-// Inspect is Get with the holders of the session's ends, for which the daemon looks
+// Inspect is Get with what the session uses and the holders of its ends, for which the daemon looks
 // at every descriptor of every process.
 func (c *Client) Inspect(ctx context.Context, session string) (*pipedv1.Session, error) {
-	return c.getSession(ctx, &pipedv1.GetSessionRequest{Session: session, Holders: true})
+	return c.getSession(ctx, &pipedv1.GetSessionRequest{Session: session, Holders: true, Usage: true})
 }
 
 func (c *Client) getSession(ctx context.Context, req *pipedv1.GetSessionRequest) (*pipedv1.Session, error) {

@@ -140,6 +140,9 @@ func (a *Account) Confine(r SessionLimits) error {
 		defer l.mu.Unlock()
 		a.resources = before
 	}
+	if err != nil && !errors.Is(err, ErrAway) && !errors.Is(err, ErrClosed) {
+		return fmt.Errorf("%w: %w", ErrCgroup, err)
+	}
 	return err
 }
 

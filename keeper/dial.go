@@ -85,7 +85,7 @@ func (l *Link) dial(ctx context.Context) (*station, error) {
 			return nil, fmt.Errorf("connect to the keeper at %s: %w", l.options.Socket, err)
 		case l.options.Program != "" && !launched:
 			launched = true // another one only after a pause
-			err := launch(ctx, l.options.Program, l.options.Socket)
+			err := launch(ctx, &l.options)
 			if err == nil {
 				continue
 			}
@@ -142,14 +142,18 @@ func connect(path string) (*wire.Conn, error) {
 const launcherName = "piped-launcher"
 
 // launch has the program start a keeper, which belongs to nobody, and returns when one answers at the socket.
-func launch(ctx context.Context, program, socket string) error {
+func launch(ctx context.Context, o *Options) error {
+	program, args := o.Program, []string{launcherName, "--detach", "--socket", o.Socket}
+	if o.Cgroup != "" && o.Cgroup != "auto" { // an older keeper does not know it
+		args = append(args, "--cgroup", o.Cgroup)
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = null.Close() }()
 	pidfd := -1
-	pid, err := syscall.ForkExec(program, []string{launcherName, "--detach", "--socket", socket}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(program, args, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   os.Environ(),
 		Files: []uintptr{null.Fd(), null.Fd(), 2},

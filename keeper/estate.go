@@ -18,6 +18,9 @@ type Options struct {
 	// Front is the argument vector with which the keeper starts the front again when it has died; the first is a path. It gets
 	// the environment and the directory that this process has now. Empty means that the keeper starts nobody.
 	Front []string
+	// Cgroup is where a keeper that is started makes cgroups: "auto", "off" or the
+	// path of a cgroup. Empty means auto.
+	Cgroup string
 	// Version is the front's own, for the keeper's log.
 	Version string
 	// Log gets what a person should know. Nil discards it.

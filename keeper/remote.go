@@ -50,7 +50,7 @@ func (p *process) Done() <-chan struct{} { return p.done }
 func (p *process) Confined() bool {
 	p.account.link.mu.Lock()
 	defer p.account.link.mu.Unlock()
-	return p.confined
+	return p.confined && p.account.link.info.Cgroups.Used // it may be another keeper by now
 }
 
 // Exit implements [Process].

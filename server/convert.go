@@ -24,6 +24,7 @@ func fromInfo(s session.Info) *pipedv1.Session {
 	if !s.Ended.IsZero() {
 		m.State = pipedv1.Session_STATE_ENDED
 	}
+	m.Resources, m.Usage = fromResources(s.Resources), fromSessionUsage(s.Usage)
 	for _, p := range s.Pipes {
 		m.Pipes = append(m.Pipes, fromPipe(p))
 	}
@@ -85,6 +86,9 @@ func fromEndpoint(e session.EndpointInfo) *pipedv1.Endpoint {
 func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 	m := &pipedv1.Process{Name: p.Name, Pid: int32(p.Pid), Args: p.Args, State: pipedv1.Process_STATE_RUNNING, StartTime: timestamp(p.Started),
 		Stopping: fromStopping(p.Stopping), TreeKill: pipedv1.TreeKill_TREE_KILL_BEST_EFFORT, Deadline: timestamp(p.Deadline)}
+	if p.Confined {
+		m.TreeKill = pipedv1.TreeKill_TREE_KILL_CERTAIN
+	}
 	for _, in := range p.Inherits {
 		m.Inherits = append(m.Inherits, &pipedv1.Inherit{Pipe: in.Pipe, End: uint32(in.End), Fd: int32(in.FD), HandOver: in.HandOver})
 	}
@@ -95,7 +99,7 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 	for _, f := range p.Finals {
 		m.Finals = append(m.Finals, fromFinal(&f))
 	}
-	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped, Cause: exitCauses[p.Cause]}
+	m.Exit = &pipedv1.Exit{ExitTime: timestamp(p.Exit.Time), CoreDumped: p.Exit.CoreDumped, Oom: p.Exit.OutOfMemory, Cause: exitCauses[p.Cause]}
 	m.Exit.Usage = fromUsage(p.Exit.Usage)
 	if p.Exit.Unknown {
 		m.Exit.Status = &pipedv1.Exit_Unknown{Unknown: true}
@@ -121,6 +125,7 @@ var exitCauses = map[session.Cause]pipedv1.Exit_Cause{
 	session.CauseOwn: pipedv1.Exit_CAUSE_OWN, session.CauseSignal: pipedv1.Exit_CAUSE_SIGNAL_BY_CLIENT,
 	session.CauseStopped: pipedv1.Exit_CAUSE_STOPPED, session.CauseTimeout: pipedv1.Exit_CAUSE_TIMEOUT,
 	session.CauseDeleted: pipedv1.Exit_CAUSE_DELETED, session.CauseUnknown: pipedv1.Exit_CAUSE_UNKNOWN,
+	session.CauseOutOfMemory: pipedv1.Exit_CAUSE_OOM,
 }
 
 var stopSteps = map[session.Step]pipedv1.Stopping_Step{

@@ -68,6 +68,7 @@ var errorTable = []row{
 	{keeper.ErrDirectory, codes.FailedPrecondition, "DIRECTORY"},
 	{keeper.ErrArguments, codes.InvalidArgument, "ARGUMENT"},
 	{keeper.ErrInvalid, codes.InvalidArgument, "ARGUMENT"},
+	{keeper.ErrCgroup, codes.FailedPrecondition, "CGROUP_UNAVAILABLE"},
 	{keeper.ErrDescriptors, codes.ResourceExhausted, "DESCRIPTOR_LIMIT"},
 	{keeper.ErrProcesses, codes.ResourceExhausted, "PROCESS_LIMIT"},
 	{keeper.ErrMemory, codes.ResourceExhausted, "MEMORY_LIMIT"},
@@ -117,6 +118,7 @@ func statusError(err error) error {
 		fenced     *session.FencedError
 		lost       *session.LostError
 		denied     *session.EnvironmentError
+		group      *keeper.CgroupError
 	)
 	switch {
 	case errors.As(err, &long):
@@ -140,6 +142,8 @@ func statusError(err error) error {
 				meta = map[string]string{"client": busy.Client, "expires": expiry(busy.Expires)}
 			case errors.As(err, &fenced):
 				meta = map[string]string{"by": fenced.By, "epoch": strconv.FormatUint(fenced.Epoch, 10)}
+			case errors.As(err, &group):
+				meta = map[string]string{"controller": group.Controller}
 			case errors.As(err, &lost):
 				meta = map[string]string{"why": lost.Why}
 			}

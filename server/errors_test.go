@@ -138,6 +138,8 @@ func provocations() []provocation {
 	add("a signal to nobody", signalError(session.ErrExited), codes.FailedPrecondition, "PROCESS_EXITED", nil)
 	add("a denied variable", statusError(fmt.Errorf("more: %w", &session.EnvironmentError{Name: "A_B", Pattern: "A_*"})),
 		codes.PermissionDenied, "ENVIRONMENT_DENIED", map[string]string{"name": "A_B", "pattern": "A_*"})
+	add("a controller that is missing", statusError(fmt.Errorf("more: %w", &keeper.CgroupError{Controller: "cpu", Why: "none"})),
+		codes.FailedPrecondition, "CGROUP_UNAVAILABLE", map[string]string{"controller": "cpu"})
 	add("a lost session", statusError(fmt.Errorf("more: %w", &session.LostError{Name: "s", Why: session.LostBoth})),
 		codes.DataLoss, "SESSION_LOST", map[string]string{"why": "LOST_BOTH"})
 	add("another reader", statusError(&session.BusyError{Err: session.ErrBusyReader, Client: "pid 7 (cat)"}),

@@ -75,6 +75,7 @@ func (s Survival) tell(info *pipedv1.GetServerInfoResponse) {
 	info.SurvivesDaemonDeath, info.SurvivalReason, info.FrontEpoch = s.Sessions, s.Reason, s.Epoch
 	if k := s.Keeper; k != nil {
 		info.Keeper = &pipedv1.Keeper{Pid: int32(k.Pid), Version: k.Version, StartTime: timestamp(k.Started), AwaySince: timestamp(k.Away)}
+		info.Cgroups = &pipedv1.Cgroups{Used: k.Cgroups.Used, Controllers: k.Cgroups.Controllers, Reason: k.Cgroups.Why}
 	}
 	if r := s.Restart; r != nil {
 		info.LastRestart = &pipedv1.Restart{
@@ -108,7 +109,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // that older daemons do not have.
 func features() []string {
 	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-		"process/attributes", "process/merged", "process/stop", "stop", "watch"}
+		"process/attributes", "process/merged", "process/stop", "session/resources", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}

@@ -43,6 +43,9 @@ func (v *sessionService) GetSession(ctx context.Context, req *pipedv1.GetSession
 		return nil, statusError(err)
 	}
 	info, err := ses.Info(ctx, req.GetHolders())
+	if err == nil && req.GetUsage() {
+		info.Usage, err = ses.Usage(ctx)
+	}
 	return &pipedv1.GetSessionResponse{Session: fromInfo(info)}, statusError(err)
 }
 

@@ -188,7 +188,7 @@ func toGrace(what string, d *durationpb.Duration) (*time.Duration, error) {
 }
 
 func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {
-	spec := session.Spec{RequestID: req.GetRequestId(), Name: req.GetName(), Labels: req.GetLabels()}
+	spec := session.Spec{RequestID: req.GetRequestId(), Name: req.GetName(), Labels: req.GetLabels(), Resources: toResources(req.GetResources())}
 	for _, p := range req.GetPipes() {
 		ps, err := toPipeSpec(p)
 		if err != nil {

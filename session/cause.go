@@ -24,12 +24,14 @@ const (
 	CauseDeleted
 	// CauseUnknown: nobody can tell how it ended.
 	CauseUnknown
+	// CauseOutOfMemory: the kernel had no memory for its session any more.
+	CauseOutOfMemory
 )
 
 // String returns the cause in a word, for logs.
 func (c Cause) String() string {
 	names := [...]string{CauseOwn: "own", CauseSignal: "signal by a client", CauseStopped: "stopped", CauseTimeout: "timeout",
-		CauseDeleted: "deleted", CauseUnknown: "unknown"}
+		CauseDeleted: "deleted", CauseUnknown: "unknown", CauseOutOfMemory: "out of memory"}
 	if int(c) < len(names) {
 		return names[c]
 	}
@@ -42,6 +44,8 @@ func (p *Process) causeLocked(exit keeper.ExitStatus) Cause {
 	l := p.ladder
 	byClient := exit.Signal != 0 && slices.Contains(p.record.Signals, exit.Signal)
 	switch {
+	case exit.OutOfMemory:
+		return CauseOutOfMemory
 	case p.condemned:
 		return CauseDeleted
 	case byClient && (l == nil || !l.sent(exit.Signal)):

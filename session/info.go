@@ -21,6 +21,8 @@ type Info struct {
 	Expires   time.Time // zero while it is active
 	Pipes     []PipeInfo
 	Processes []ProcessInfo
+	Resources keeper.SessionLimits
+	Usage     *keeper.SessionUsage // only when asked for; nil where there is no cgroup
 }
 
 // State is where a session is.
@@ -93,6 +95,8 @@ type ProcessInfo struct {
 	Deadline time.Time         // when its time is over; zero: never
 	Stopping *Stopping         // nil if nobody has stopped it
 	Inherits []Inherit
+	// Confined: it was born in a cgroup of its own.
+	Confined bool
 	// Finals are the last words about those directions of its pipes that have
 	// ended, when it is not running.
 	Finals []Final
@@ -100,7 +104,8 @@ type ProcessInfo struct {
 
 // Info returns a look at the process.
 func (p *Process) Info() ProcessInfo {
-	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.args, Started: p.started, Inherits: p.inherits, Running: p.Running()}
+	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.args, Started: p.started, Inherits: p.inherits, Running: p.Running(),
+		Confined: p.child.Confined()}
 	p.mu.Lock()
 	info.Deadline, info.Stopping = p.record.Deadline, p.stoppingLocked()
 	if !info.Running {
@@ -121,7 +126,7 @@ func (s *Session) Info(ctx context.Context, holders bool) (Info, error) {
 	s.mu.Lock()
 	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
 	s.mu.Unlock()
-	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created}
+	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created, Resources: s.resources}
 	if over {
 		info.Ended, info.Expires = ended, ended.Add(s.reg.config().EndedFor)
 	}

@@ -214,7 +214,7 @@ func (h *heirloom) read() error {
 // recover makes the session again.
 func (h *heirloom) recover() error {
 	h.s = &Session{reg: h.reg, name: h.record.Name, uid: h.record.UID, labels: h.record.Labels, created: h.record.Created,
-		request: h.record.Request, digest: h.record.Digest, account: h.left.Account, control: h.control}
+		request: h.record.Request, digest: h.record.Digest, account: h.left.Account, control: h.control, resources: h.record.Resources}
 	h.unstarted()
 	if !h.record.Ready && len(h.processRecords) == 0 {
 		return errNeverWas
@@ -229,6 +229,9 @@ func (h *heirloom) recover() error {
 		_ = syscall.Close(fd)
 	}
 	clear(h.left.Files)
+	if err := h.s.confine(); err != nil { // so that the keepers that come are told; this one knows
+		h.reg.log.Error("a session has no limits any more", "session", h.s.name, "uid", h.s.uid, "error", err)
+	}
 	if err := h.recoverProcesses(); err != nil {
 		return err
 	}
@@ -410,6 +413,7 @@ type forgotten struct{}
 func (forgotten) Pid() int                               { return 0 }
 func (forgotten) Signal(syscall.Signal) error            { return keeper.ErrExited }
 func (forgotten) SignalGroup(syscall.Signal, bool) error { return keeper.ErrExited }
+func (forgotten) Confined() bool                         { return false }
 func (forgotten) Exit() keeper.ExitStatus                { return keeper.ExitStatus{Code: -1, Unknown: true} }
 func (forgotten) Done() <-chan struct{}                  { return closedChannel }
 

@@ -25,6 +25,8 @@ type Session struct {
 	created time.Time
 	request string // id of the request that created it
 	digest  []byte // of that request
+	// resources are its limits.
+	resources keeper.SessionLimits
 	// account is what the keeper holds for it.
 	account *keeper.Account
 	// control keeps what has to outlive the daemon of the pipes, and the records;
@@ -278,6 +280,9 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 		}
 	}()
 	if err := s.open(); err != nil {
+		return err
+	}
+	if err := s.confine(); err != nil {
 		return err
 	}
 	taken := func(name string) bool {

@@ -17,6 +17,8 @@ type Spec struct {
 	Labels    map[string]string
 	Pipes     []PipeSpec
 	Process   *ProcessSpec // nil: none
+	// Resources are its limits. They were not in the first version.
+	Resources keeper.SessionLimits `json:",omitzero"`
 }
 
 // A PipeSpec says what pipe to make.
@@ -129,6 +131,9 @@ func (s *Spec) check(c *Config) error {
 		if err := s.Pipes[i].check(); err != nil {
 			return err
 		}
+	}
+	if err := checkResources(&s.Resources); err != nil {
+		return err
 	}
 	if s.Process != nil {
 		return s.Process.check(c)

@@ -105,6 +105,9 @@ func (f *factory) diagnose(ctx context.Context) *diagnosis {
 		d.add(finding{Name: check.GetName(), Passed: check.GetPassed(), Detail: check.GetDetail()})
 	}
 	d.add(keeperFinding(info))
+	if info.GetCgroups() != nil { // none is no fault, but for whoever wants limits
+		d.add(finding{Name: "cgroups", Passed: true, Detail: cgroupsText(info.GetCgroups())})
+	}
 	if info.GetLastRestart() != nil {
 		d.add(restartFinding(info.GetLastRestart()))
 	}

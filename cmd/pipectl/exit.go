@@ -80,6 +80,7 @@ var hints = map[client.Reason]string{
 	client.ErrKeeperAway:           "nothing was changed: try again; pipectl doctor says how the keeper is",
 	client.ErrSignalUncertain:      "pipectl inspect NAME shows whether it did anything; send it again if twice does no harm",
 	client.ErrStartUncertain:       "the program may have run for a moment; start it again if twice does no harm",
+	client.ErrCgroupUnavailable:    "pipectl doctor says what there is; the keeper's unit needs Delegate=yes",
 	client.ErrEndpointSealed:       "its other end was handed over to a process; make a pipe of its own with pipectl pipe",
 }
 

@@ -19,7 +19,7 @@ func newInspectCmd(f *factory) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect NAME",
 		Short: "Show everything about a session",
-		Long: `Show a session: its processes, its pipes, and of each end whether it is open, who
+		Long: `Show a session: its limits and what it uses, its processes, its pipes, and of each end whether it is open, who
 holds a copy of it, what went through it each way, what waits, since when it is
 stuck, and who has the right to send or to consume, until when. Of a process that
 has exited: what it and the children that it waited for have used, and the last
@@ -57,6 +57,12 @@ func sessionText(s *pipedv1.Session) string {
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.GetLabels())) {
 		fmt.Fprintf(&b, "  label %s=%s\n", printable(key), printable(s.GetLabels()[key]))
+	}
+	if limits := resourcesText(s.GetResources()); limits != "" {
+		fmt.Fprintf(&b, "  limits: %s\n", limits)
+	}
+	if u := s.GetUsage(); u != nil {
+		fmt.Fprintf(&b, "  uses: %s\n", sessionUsageText(u))
 	}
 	for _, p := range s.GetProcesses() {
 		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitWhyText(p), p.GetPid(), commandText(p.GetArgs()))

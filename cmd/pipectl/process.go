@@ -24,6 +24,7 @@ type processFlags struct {
 	env     []string
 	dir     string
 	attributeFlags
+	resourceFlags
 	merge bool
 	// timeout and stopGrace are how the daemon stops it; changed says which flags were
 	// given.
@@ -41,6 +42,7 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	flags.StringArrayVar(&p.env, "env", nil, "`K=V` sets a variable, K alone takes it from here; repeatable")
 	flags.StringVar(&p.dir, "dir", "", "working directory of the program (else this one)")
 	p.attributeFlags.add(flags)
+	p.resourceFlags.add(flags)
 	flags.BoolVar(&p.merge, "merge-stderr", false, "stderr goes into the pipe of stdout, in the order in which both are written, as 2>&1")
 	flags.DurationVar(&p.stopGrace, "stop-grace", 0, "how long the program has after TERM when it is stopped, as 30s (else what the daemon says)")
 	p.changed = flags.Changed
@@ -143,7 +145,11 @@ func (p *processFlags) request(process *pipedv1.ProcessSpec) (*pipedv1.CreateSes
 			return nil, err
 		}
 	}
-	req := &pipedv1.CreateSessionRequest{Name: p.name, Process: process}
+	resources, err := p.resources()
+	if err != nil {
+		return nil, err
+	}
+	req := &pipedv1.CreateSessionRequest{Name: p.name, Process: process, Resources: resources}
 	for _, text := range p.fds {
 		pipe, inherit, err := parseFD(text)
 		if err != nil {

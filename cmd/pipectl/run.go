@@ -89,6 +89,9 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	if err != nil {
 		return err
 	}
+	if err := checkResources(ctx, c, req.GetResources()); err != nil {
+		return err
+	}
 	// From before the start: a signal must not leave the session behind.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)

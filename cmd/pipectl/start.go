@@ -43,6 +43,9 @@ After --timeout the daemon stops the program as pipectl stop does; wait says so.
 	out := outputFlag(cmd)
 	exclusive(cmd, "session", "name")
 	exclusive(cmd, "session", "fd")
+	for _, name := range opts.names() {
+		exclusive(cmd, "session", name)
+	}
 	_ = cmd.RegisterFlagCompletionFunc("session", f.completeMoreSessions)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		return startRun(ctx, f, c, &opts, *out, args)
@@ -74,6 +77,9 @@ func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOpti
 		}
 		req, err := opts.request(process)
 		if err != nil {
+			return err
+		}
+		if err := checkResources(ctx, c, req.GetResources()); err != nil {
 			return err
 		}
 		session, err := c.Create(ctx, req)

@@ -118,6 +118,8 @@ func exitCauseText(process *pipedv1.Process) string {
 		return exitText(process) + " (stopped)"
 	case pipedv1.Exit_CAUSE_TIMEOUT:
 		return exitText(process) + " (timeout)"
+	case pipedv1.Exit_CAUSE_OOM:
+		return exitText(process) + " (out of memory)"
 	case pipedv1.Exit_CAUSE_DELETED:
 		return exitText(process) + " (deleted)"
 	default:

@@ -37,6 +37,7 @@ type config struct {
 type keeperConfig struct {
 	Program string `mapstructure:"program" yaml:"program"`
 	Socket  string `mapstructure:"socket" yaml:"socket"`
+	Cgroup  string `mapstructure:"cgroup" yaml:"cgroup"`
 }
 
 type logConfig struct {
@@ -96,7 +97,7 @@ func defaultConfig() config {
 		HeartbeatInterval: duration(o.HeartbeatInterval),
 		ShutdownGrace:     duration(o.ShutdownGrace),
 		IdleExit:          0,
-		Keeper:            keeperConfig{Program: keeperAuto},
+		Keeper:            keeperConfig{Program: keeperAuto, Cgroup: cgroupAuto},
 		SessionsAtExit:    sessionsEnd,
 	}
 }
@@ -147,6 +148,7 @@ func settings() []setting {
 		{"durability", "durability", "keep logs in `WHAT`: kernel objects that can outlive the daemon, memory, or auto, which is kernel where that works", d.Durability},
 		{"keeper.program", "keeper-program", "start `PROGRAM` as the keeper: auto finds piped-keeper, none leaves it to a service manager", d.Keeper.Program},
 		{"keeper.socket", "keeper-socket", "`PATH` of the keeper's socket (default: beside the first address)", d.Keeper.Socket},
+		{"keeper.cgroup", "keeper-cgroup", "where a keeper that is started gives sessions cgroups: auto, off, or the `PATH` of a cgroup", d.Keeper.Cgroup},
 		{"sessions_at_exit", "sessions-at-exit", "`WHAT` becomes of sessions when the daemon is told to end: end, or leave them to the next daemon", d.SessionsAtExit},
 		{"idle_exit", "idle-exit", "exit after this `DURATION` without sessions and connections; 0s is never", d.IdleExit},
 	}

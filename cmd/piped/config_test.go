@@ -105,7 +105,7 @@ func TestEveryKeyHasAFlagAndAVariable(t *testing.T) {
 		"retention.ended_for": "14m", "retention.ended_max": "15",
 		"heartbeat_interval": "16s", "shutdown_grace": "17s", "idle_exit": "18s", "durability": "memory",
 		"environment.allow": "OTHER_*", "environment.deny": "OTHER",
-		"keeper.program": "/other/keeper", "keeper.socket": "/other/socket", "sessions_at_exit": "leave",
+		"keeper.program": "/other/keeper", "keeper.socket": "/other/socket", "keeper.cgroup": "off", "sessions_at_exit": "leave",
 	}
 	standard, _, err := loadArgs(t)
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 const (
 	keeperAuto    = "auto"
 	keeperNone    = "none"
+	cgroupAuto    = "auto"
+	cgroupOff     = "off"
 	sessionsEnd   = "end"
 	sessionsLeave = "leave"
 )
@@ -42,7 +44,7 @@ func connectKeeper(ctx context.Context, cfg config, log *slog.Logger, status fun
 }
 
 func (c config) keeper() (keeper.Options, error) {
-	o := keeper.Options{Socket: c.Keeper.Socket, Version: buildVersion()}
+	o := keeper.Options{Socket: c.Keeper.Socket, Cgroup: c.Keeper.Cgroup, Version: buildVersion()}
 	if o.Socket == "" {
 		path, err := parseAddress(c.Listen[0])
 		if err != nil {

@@ -65,6 +65,9 @@ func (c config) validate() error {
 	if p := c.Keeper.Socket; p != "" && (!filepath.IsAbs(p) || len(p) > maxSocketPath) {
 		refuse("keeper.socket", p, "want an absolute path of at most %d bytes", maxSocketPath)
 	}
+	if g := c.Keeper.Cgroup; g != cgroupAuto && g != cgroupOff && !filepath.IsAbs(g) {
+		refuse("keeper.cgroup", g, "want auto, off or the absolute path of a cgroup")
+	}
 	if c.Log.Format != formatText && c.Log.Format != formatJSON {
 		refuse("log.format", c.Log.Format, "want text or json")
 	}

@@ -123,7 +123,6 @@ func (c *custody) exited(p *process) {
 		delete(c.children, p.Pid)
 	}
 	failpoint.Hit("custody.reaped")
-	c.leaveGroup(p)
 	c.watcher.forget(p.token)
 	_ = unix.Close(p.pidfd)
 	p.pidfd = -1
@@ -131,6 +130,7 @@ func (c *custody) exited(p *process) {
 	if p.asked {
 		c.tell(p)
 	}
+	c.leaveGroup(p)
 	for _, f := range p.ended {
 		f()
 	}

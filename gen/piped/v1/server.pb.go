@@ -128,8 +128,8 @@ type GetServerInfoResponse struct {
 	// (AcquireLease, ReleaseLease and the lease fields), "life" (SendOpen.life,
 	// RecvOpen.life), "observe/sent" (RecvOpen.sent), "process/attributes" (ProcessSpec.user to
 	// no_new_privileges), "process/merged" (STDIO_MODE_MERGED), "process/stop"
-	// (StopProcess, ProcessSpec.stop and timeout), "stop" (StopSession) and "watch"
-	// (WatchSessions).
+	// (StopProcess, ProcessSpec.stop and timeout), "session/resources"
+	// (CreateSessionRequest.resources), "stop" (StopSession) and "watch" (WatchSessions).
 	Features []string `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
 	// What survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=piped.v1.Durability" json:"durability,omitempty"`
@@ -160,7 +160,9 @@ type GetServerInfoResponse struct {
 	Keeper *Keeper `protobuf:"bytes,15,opt,name=keeper,proto3" json:"keeper,omitempty"`
 	// How the daemon came to its present sessions. Absent where it did not follow
 	// another one.
-	LastRestart   *Restart `protobuf:"bytes,16,opt,name=last_restart,json=lastRestart,proto3" json:"last_restart,omitempty"`
+	LastRestart *Restart `protobuf:"bytes,16,opt,name=last_restart,json=lastRestart,proto3" json:"last_restart,omitempty"`
+	// What the keeper does with cgroups. Absent where there is no keeper.
+	Cgroups       *Cgroups `protobuf:"bytes,17,opt,name=cgroups,proto3" json:"cgroups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -307,6 +309,77 @@ func (x *GetServerInfoResponse) GetLastRestart() *Restart {
 	return nil
 }
 
+func (x *GetServerInfoResponse) GetCgroups() *Cgroups {
+	if x != nil {
+		return x.Cgroups
+	}
+	return nil
+}
+
+// Cgroups is what the keeper does with cgroup v2.
+type Cgroups struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each process is born in a cgroup of its own, inside that of its session.
+	Used bool `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
+	// Controllers that Resources can use: of "memory", "cpu", "pids", "io".
+	Controllers []string `protobuf:"bytes,2,rep,name=controllers,proto3" json:"controllers,omitempty"`
+	// Why there are none, for people; empty if they are used.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cgroups) Reset() {
+	*x = Cgroups{}
+	mi := &file_piped_v1_server_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cgroups) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cgroups) ProtoMessage() {}
+
+func (x *Cgroups) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_server_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cgroups.ProtoReflect.Descriptor instead.
+func (*Cgroups) Descriptor() ([]byte, []int) {
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Cgroups) GetUsed() bool {
+	if x != nil {
+		return x.Used
+	}
+	return false
+}
+
+func (x *Cgroups) GetControllers() []string {
+	if x != nil {
+		return x.Controllers
+	}
+	return nil
+}
+
+func (x *Cgroups) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // A Keeper is the parent of all processes, and has a copy of every descriptor of
 // every session.
 type Keeper struct {
@@ -326,7 +399,7 @@ type Keeper struct {
 
 func (x *Keeper) Reset() {
 	*x = Keeper{}
-	mi := &file_piped_v1_server_proto_msgTypes[2]
+	mi := &file_piped_v1_server_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +411,7 @@ func (x *Keeper) String() string {
 func (*Keeper) ProtoMessage() {}
 
 func (x *Keeper) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[2]
+	mi := &file_piped_v1_server_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +424,7 @@ func (x *Keeper) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Keeper.ProtoReflect.Descriptor instead.
 func (*Keeper) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Keeper) GetPid() int32 {
@@ -400,7 +473,7 @@ type Restart struct {
 
 func (x *Restart) Reset() {
 	*x = Restart{}
-	mi := &file_piped_v1_server_proto_msgTypes[3]
+	mi := &file_piped_v1_server_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +485,7 @@ func (x *Restart) String() string {
 func (*Restart) ProtoMessage() {}
 
 func (x *Restart) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[3]
+	mi := &file_piped_v1_server_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +498,7 @@ func (x *Restart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restart.ProtoReflect.Descriptor instead.
 func (*Restart) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{3}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Restart) GetTime() *timestamppb.Timestamp {
@@ -471,7 +544,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_piped_v1_server_proto_msgTypes[4]
+	mi := &file_piped_v1_server_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +556,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[4]
+	mi := &file_piped_v1_server_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +569,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{4}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Check) GetName() string {
@@ -563,7 +636,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_piped_v1_server_proto_msgTypes[5]
+	mi := &file_piped_v1_server_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +648,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_server_proto_msgTypes[5]
+	mi := &file_piped_v1_server_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +661,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_piped_v1_server_proto_rawDescGZIP(), []int{5}
+	return file_piped_v1_server_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Limits) GetPartSize() uint64 {
@@ -715,7 +788,7 @@ var File_piped_v1_server_proto protoreflect.FileDescriptor
 const file_piped_v1_server_proto_rawDesc = "" +
 	"\n" +
 	"\x15piped/v1/server.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n" +
-	"\x14GetServerInfoRequest\"\x9c\x05\n" +
+	"\x14GetServerInfoRequest\"\xc9\x05\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12(\n" +
 	"\x06limits\x18\x02 \x01(\v2\x10.piped.v1.LimitsR\x06limits\x12\x1a\n" +
@@ -737,7 +810,12 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\vfront_epoch\x18\x0e \x01(\x04R\n" +
 	"frontEpoch\x12(\n" +
 	"\x06keeper\x18\x0f \x01(\v2\x10.piped.v1.KeeperR\x06keeper\x124\n" +
-	"\flast_restart\x18\x10 \x01(\v2\x11.piped.v1.RestartR\vlastRestart\"\xaa\x01\n" +
+	"\flast_restart\x18\x10 \x01(\v2\x11.piped.v1.RestartR\vlastRestart\x12+\n" +
+	"\acgroups\x18\x11 \x01(\v2\x11.piped.v1.CgroupsR\acgroups\"W\n" +
+	"\aCgroups\x12\x12\n" +
+	"\x04used\x18\x01 \x01(\bR\x04used\x12 \n" +
+	"\vcontrollers\x18\x02 \x03(\tR\vcontrollers\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xaa\x01\n" +
 	"\x06Keeper\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -796,43 +874,45 @@ func file_piped_v1_server_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_server_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_piped_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_piped_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_piped_v1_server_proto_goTypes = []any{
 	(Durability)(0),               // 0: piped.v1.Durability
 	(*GetServerInfoRequest)(nil),  // 1: piped.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil), // 2: piped.v1.GetServerInfoResponse
-	(*Keeper)(nil),                // 3: piped.v1.Keeper
-	(*Restart)(nil),               // 4: piped.v1.Restart
-	(*Check)(nil),                 // 5: piped.v1.Check
-	(*Limits)(nil),                // 6: piped.v1.Limits
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
+	(*Cgroups)(nil),               // 3: piped.v1.Cgroups
+	(*Keeper)(nil),                // 4: piped.v1.Keeper
+	(*Restart)(nil),               // 5: piped.v1.Restart
+	(*Check)(nil),                 // 6: piped.v1.Check
+	(*Limits)(nil),                // 7: piped.v1.Limits
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
 }
 var file_piped_v1_server_proto_depIdxs = []int32{
-	6,  // 0: piped.v1.GetServerInfoResponse.limits:type_name -> piped.v1.Limits
+	7,  // 0: piped.v1.GetServerInfoResponse.limits:type_name -> piped.v1.Limits
 	0,  // 1: piped.v1.GetServerInfoResponse.durability:type_name -> piped.v1.Durability
-	7,  // 2: piped.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	5,  // 3: piped.v1.GetServerInfoResponse.checks:type_name -> piped.v1.Check
-	3,  // 4: piped.v1.GetServerInfoResponse.keeper:type_name -> piped.v1.Keeper
-	4,  // 5: piped.v1.GetServerInfoResponse.last_restart:type_name -> piped.v1.Restart
-	7,  // 6: piped.v1.Keeper.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: piped.v1.Keeper.away_since:type_name -> google.protobuf.Timestamp
-	7,  // 8: piped.v1.Restart.time:type_name -> google.protobuf.Timestamp
-	8,  // 9: piped.v1.Restart.pause:type_name -> google.protobuf.Duration
-	8,  // 10: piped.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
-	8,  // 11: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
-	8,  // 12: piped.v1.Limits.lease_duration:type_name -> google.protobuf.Duration
-	8,  // 13: piped.v1.Limits.max_lease_duration:type_name -> google.protobuf.Duration
-	8,  // 14: piped.v1.Limits.stop_close_grace:type_name -> google.protobuf.Duration
-	8,  // 15: piped.v1.Limits.stop_grace:type_name -> google.protobuf.Duration
-	8,  // 16: piped.v1.Limits.max_stop_grace:type_name -> google.protobuf.Duration
-	1,  // 17: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
-	2,  // 18: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
-	18, // [18:19] is the sub-list for method output_type
-	17, // [17:18] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	8,  // 2: piped.v1.GetServerInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 3: piped.v1.GetServerInfoResponse.checks:type_name -> piped.v1.Check
+	4,  // 4: piped.v1.GetServerInfoResponse.keeper:type_name -> piped.v1.Keeper
+	5,  // 5: piped.v1.GetServerInfoResponse.last_restart:type_name -> piped.v1.Restart
+	3,  // 6: piped.v1.GetServerInfoResponse.cgroups:type_name -> piped.v1.Cgroups
+	8,  // 7: piped.v1.Keeper.start_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: piped.v1.Keeper.away_since:type_name -> google.protobuf.Timestamp
+	8,  // 9: piped.v1.Restart.time:type_name -> google.protobuf.Timestamp
+	9,  // 10: piped.v1.Restart.pause:type_name -> google.protobuf.Duration
+	9,  // 11: piped.v1.Limits.heartbeat_interval:type_name -> google.protobuf.Duration
+	9,  // 12: piped.v1.Limits.ended_retention:type_name -> google.protobuf.Duration
+	9,  // 13: piped.v1.Limits.lease_duration:type_name -> google.protobuf.Duration
+	9,  // 14: piped.v1.Limits.max_lease_duration:type_name -> google.protobuf.Duration
+	9,  // 15: piped.v1.Limits.stop_close_grace:type_name -> google.protobuf.Duration
+	9,  // 16: piped.v1.Limits.stop_grace:type_name -> google.protobuf.Duration
+	9,  // 17: piped.v1.Limits.max_stop_grace:type_name -> google.protobuf.Duration
+	1,  // 18: piped.v1.ServerService.GetServerInfo:input_type -> piped.v1.GetServerInfoRequest
+	2,  // 19: piped.v1.ServerService.GetServerInfo:output_type -> piped.v1.GetServerInfoResponse
+	19, // [19:20] is the sub-list for method output_type
+	18, // [18:19] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_server_proto_init() }
@@ -846,7 +926,7 @@ func file_piped_v1_server_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_server_proto_rawDesc), len(file_piped_v1_server_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

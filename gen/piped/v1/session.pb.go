@@ -32,6 +32,9 @@ const (
 	// The process group that the process leads. A descendant that has begun a group
 	// or a session of its own is not reached.
 	TreeKill_TREE_KILL_BEST_EFFORT TreeKill = 1
+	// The process and all its descendants: it was born in a cgroup of its own, which
+	// nobody leaves by forking or by beginning a session.
+	TreeKill_TREE_KILL_CERTAIN TreeKill = 2
 )
 
 // Enum value maps for TreeKill.
@@ -39,10 +42,12 @@ var (
 	TreeKill_name = map[int32]string{
 		0: "TREE_KILL_UNSPECIFIED",
 		1: "TREE_KILL_BEST_EFFORT",
+		2: "TREE_KILL_CERTAIN",
 	}
 	TreeKill_value = map[string]int32{
 		"TREE_KILL_UNSPECIFIED": 0,
 		"TREE_KILL_BEST_EFFORT": 1,
+		"TREE_KILL_CERTAIN":     2,
 	}
 )
 
@@ -474,7 +479,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Scope is who is signalled.
@@ -528,7 +533,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Cause is why a process ended.
@@ -550,6 +555,8 @@ const (
 	Exit_CAUSE_DELETED Exit_Cause = 5
 	// Nobody can tell: see unknown.
 	Exit_CAUSE_UNKNOWN Exit_Cause = 6
+	// There was no memory left: see oom.
+	Exit_CAUSE_OOM Exit_Cause = 7
 )
 
 // Enum value maps for Exit_Cause.
@@ -562,6 +569,7 @@ var (
 		4: "CAUSE_TIMEOUT",
 		5: "CAUSE_DELETED",
 		6: "CAUSE_UNKNOWN",
+		7: "CAUSE_OOM",
 	}
 	Exit_Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED":      0,
@@ -571,6 +579,7 @@ var (
 		"CAUSE_TIMEOUT":          4,
 		"CAUSE_DELETED":          5,
 		"CAUSE_UNKNOWN":          6,
+		"CAUSE_OOM":              7,
 	}
 )
 
@@ -598,7 +607,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -651,7 +660,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Type is what happened.
@@ -737,7 +746,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -760,7 +769,12 @@ type Session struct {
 	// The pipes, first is the default one.
 	Pipes []*Pipe `protobuf:"bytes,8,rep,name=pipes,proto3" json:"pipes,omitempty"`
 	// The processes in the order of their start.
-	Processes     []*Process `protobuf:"bytes,9,rep,name=processes,proto3" json:"processes,omitempty"`
+	Processes []*Process `protobuf:"bytes,9,rep,name=processes,proto3" json:"processes,omitempty"`
+	// Its limits, as they were given. Absent: none.
+	Resources *Resources `protobuf:"bytes,12,opt,name=resources,proto3" json:"resources,omitempty"`
+	// What it uses; only in GetSession, if asked for. Absent where it has no cgroup:
+	// see Cgroups.
+	Usage         *SessionUsage `protobuf:"bytes,13,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -854,6 +868,20 @@ func (x *Session) GetPipes() []*Pipe {
 func (x *Session) GetProcesses() []*Process {
 	if x != nil {
 		return x.Processes
+	}
+	return nil
+}
+
+func (x *Session) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *Session) GetUsage() *SessionUsage {
+	if x != nil {
+		return x.Usage
 	}
 	return nil
 }
@@ -1457,6 +1485,199 @@ func (x *Process) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+// Resources are limits of a session, which its processes and their descendants
+// share. Each needs a controller of cgroup v2: what is not there is refused with
+// CGROUP_UNAVAILABLE, which names it. 0 means no limit. They hold also while no daemon
+// runs, and when another keeper takes over, if that has the controller.
+type Resources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of memory, with what the kernel caches for the session. Above that the
+	// kernel kills a process of the session with all its descendants: see Exit.oom.
+	// Controller memory.
+	MemoryMax uint64 `protobuf:"varint,1,opt,name=memory_max,json=memoryMax,proto3" json:"memory_max,omitempty"`
+	// Bytes of memory above which the session is slowed down, and its memory
+	// reclaimed. Controller memory.
+	MemoryHigh uint64 `protobuf:"varint,2,opt,name=memory_high,json=memoryHigh,proto3" json:"memory_high,omitempty"`
+	// CPU time, in thousandths of a CPU: 1500 is one and a half. At least 10.
+	// Controller cpu.
+	CpuMaxMillis uint32 `protobuf:"varint,3,opt,name=cpu_max_millis,json=cpuMaxMillis,proto3" json:"cpu_max_millis,omitempty"`
+	// Share of the CPU where it is scarce, 1 to 10,000; without it is 100. Controller
+	// cpu.
+	CpuWeight uint32 `protobuf:"varint,4,opt,name=cpu_weight,json=cpuWeight,proto3" json:"cpu_weight,omitempty"`
+	// Processes and threads. Above that fork fails with EAGAIN, and a start with
+	// PROCESS_LIMIT. Controller pids.
+	PidsMax uint64 `protobuf:"varint,5,opt,name=pids_max,json=pidsMax,proto3" json:"pids_max,omitempty"`
+	// Share of the block devices where they are busy, 1 to 10,000; without it is 100.
+	// Controller io.
+	IoWeight      uint32 `protobuf:"varint,6,opt,name=io_weight,json=ioWeight,proto3" json:"io_weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resources) Reset() {
+	*x = Resources{}
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resources) ProtoMessage() {}
+
+func (x *Resources) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resources.ProtoReflect.Descriptor instead.
+func (*Resources) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Resources) GetMemoryMax() uint64 {
+	if x != nil {
+		return x.MemoryMax
+	}
+	return 0
+}
+
+func (x *Resources) GetMemoryHigh() uint64 {
+	if x != nil {
+		return x.MemoryHigh
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuMaxMillis() uint32 {
+	if x != nil {
+		return x.CpuMaxMillis
+	}
+	return 0
+}
+
+func (x *Resources) GetCpuWeight() uint32 {
+	if x != nil {
+		return x.CpuWeight
+	}
+	return 0
+}
+
+func (x *Resources) GetPidsMax() uint64 {
+	if x != nil {
+		return x.PidsMax
+	}
+	return 0
+}
+
+func (x *Resources) GetIoWeight() uint32 {
+	if x != nil {
+		return x.IoWeight
+	}
+	return 0
+}
+
+// A SessionUsage is what a session uses and has used, with all descendants of its
+// processes, as its cgroup tells. What nobody counts there is absent.
+type SessionUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of memory now, with what the kernel caches for it.
+	Memory *uint64 `protobuf:"varint,1,opt,name=memory,proto3,oneof" json:"memory,omitempty"`
+	// Most bytes of memory at a time (Linux 5.19).
+	MemoryPeak *uint64 `protobuf:"varint,2,opt,name=memory_peak,json=memoryPeak,proto3,oneof" json:"memory_peak,omitempty"`
+	// CPU time since its first process, of those too that have exited.
+	CpuTime *durationpb.Duration `protobuf:"bytes,3,opt,name=cpu_time,json=cpuTime,proto3" json:"cpu_time,omitempty"`
+	// How long it had to wait because of Resources.cpu_max_millis.
+	ThrottledTime *durationpb.Duration `protobuf:"bytes,4,opt,name=throttled_time,json=throttledTime,proto3" json:"throttled_time,omitempty"`
+	// Processes now; threads count too where there is the controller pids.
+	Processes uint64 `protobuf:"varint,5,opt,name=processes,proto3" json:"processes,omitempty"`
+	// Processes that were killed because there was no memory left.
+	OomKills      *uint64 `protobuf:"varint,6,opt,name=oom_kills,json=oomKills,proto3,oneof" json:"oom_kills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionUsage) Reset() {
+	*x = SessionUsage{}
+	mi := &file_piped_v1_session_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionUsage) ProtoMessage() {}
+
+func (x *SessionUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionUsage.ProtoReflect.Descriptor instead.
+func (*SessionUsage) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SessionUsage) GetMemory() uint64 {
+	if x != nil && x.Memory != nil {
+		return *x.Memory
+	}
+	return 0
+}
+
+func (x *SessionUsage) GetMemoryPeak() uint64 {
+	if x != nil && x.MemoryPeak != nil {
+		return *x.MemoryPeak
+	}
+	return 0
+}
+
+func (x *SessionUsage) GetCpuTime() *durationpb.Duration {
+	if x != nil {
+		return x.CpuTime
+	}
+	return nil
+}
+
+func (x *SessionUsage) GetThrottledTime() *durationpb.Duration {
+	if x != nil {
+		return x.ThrottledTime
+	}
+	return nil
+}
+
+func (x *SessionUsage) GetProcesses() uint64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *SessionUsage) GetOomKills() uint64 {
+	if x != nil && x.OomKills != nil {
+		return *x.OomKills
+	}
+	return 0
+}
+
 // A Stopping is how far a ladder has come.
 type Stopping struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1475,7 +1696,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1708,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1721,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -1563,7 +1784,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1796,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1809,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -1668,7 +1889,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1901,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1914,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Final) GetPipe() string {
@@ -1753,14 +1974,18 @@ type Exit struct {
 	// that keeper died before the process, there is none.
 	Usage *ProcessUsage `protobuf:"bytes,20,opt,name=usage,proto3" json:"usage,omitempty"`
 	// Why it ended, as far as the daemon had a hand in it.
-	Cause         Exit_Cause `protobuf:"varint,7,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
+	Cause Exit_Cause `protobuf:"varint,7,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
+	// The kernel killed it, or one of its descendants and it with that, because there
+	// was no memory left: its session had reached Resources.memory_max, or the machine
+	// its end. Told where the session has a cgroup with the controller memory.
+	Oom           bool `protobuf:"varint,8,opt,name=oom,proto3" json:"oom,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1997,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2010,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -1857,6 +2082,13 @@ func (x *Exit) GetCause() Exit_Cause {
 	return Exit_CAUSE_UNSPECIFIED
 }
 
+func (x *Exit) GetOom() bool {
+	if x != nil {
+		return x.Oom
+	}
+	return false
+}
+
 type isExit_Status interface {
 	isExit_Status()
 }
@@ -1904,7 +2136,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2148,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2161,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -1972,7 +2204,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2216,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2229,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2048,7 +2280,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2292,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2305,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2148,7 +2380,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2392,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2405,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -2333,7 +2565,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2577,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2590,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -2404,7 +2636,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2648,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2661,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2474,14 +2706,16 @@ type CreateSessionRequest struct {
 	// Pipes to make besides those of the process's stdio.
 	Pipes []*PipeSpec `protobuf:"bytes,4,rep,name=pipes,proto3" json:"pipes,omitempty"`
 	// The process to start, if any.
-	Process       *ProcessSpec `protobuf:"bytes,5,opt,name=process,proto3" json:"process,omitempty"`
+	Process *ProcessSpec `protobuf:"bytes,5,opt,name=process,proto3" json:"process,omitempty"`
+	// Limits of the session. Absent: none.
+	Resources     *Resources `protobuf:"bytes,12,opt,name=resources,proto3" json:"resources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2727,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2740,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2544,6 +2778,13 @@ func (x *CreateSessionRequest) GetProcess() *ProcessSpec {
 	return nil
 }
 
+func (x *CreateSessionRequest) GetResources() *Resources {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
 // CreateSessionResponse returns the session.
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2555,7 +2796,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2808,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2821,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -2597,14 +2838,16 @@ type GetSessionRequest struct {
 	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	// Also tell who has the ends open, which costs a look at every descriptor of
 	// every process of the machine.
-	Holders       bool `protobuf:"varint,2,opt,name=holders,proto3" json:"holders,omitempty"`
+	Holders bool `protobuf:"varint,2,opt,name=holders,proto3" json:"holders,omitempty"`
+	// Also tell what it uses.
+	Usage         bool `protobuf:"varint,3,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2859,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2872,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2646,10 +2889,17 @@ func (x *GetSessionRequest) GetHolders() bool {
 	return false
 }
 
+func (x *GetSessionRequest) GetUsage() bool {
+	if x != nil {
+		return x.Usage
+	}
+	return false
+}
+
 // GetSessionResponse returns a session.
 type GetSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session, with holders if they were asked for.
+	// The session, with holders and usage if they were asked for.
 	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2657,7 +2907,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2919,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2932,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2711,7 +2961,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2973,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2986,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2787,7 +3037,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3049,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3062,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2856,7 +3106,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3118,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3131,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2953,7 +3203,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3215,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3228,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3072,7 +3322,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3334,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3347,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3131,7 +3381,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3393,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3406,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3249,7 +3499,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3511,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3524,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3300,7 +3550,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3562,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3575,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -3343,7 +3593,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +3605,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +3618,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -3403,7 +3653,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3665,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3678,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -3454,7 +3704,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3716,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3729,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3514,7 +3764,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3776,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3789,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -3564,7 +3814,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3826,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3839,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3622,7 +3872,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3884,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3897,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3665,7 +3915,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3927,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3940,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3725,7 +3975,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3987,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +4000,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3778,7 +4028,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +4040,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +4053,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -3845,7 +4095,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +4107,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +4120,7 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
@@ -3897,7 +4147,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +4159,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4172,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3964,7 +4214,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4226,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4239,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -4003,7 +4253,7 @@ var File_piped_v1_session_proto protoreflect.FileDescriptor
 
 const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16piped/v1/session.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17piped/v1/delivery.proto\x1a\x16piped/v1/framing.proto\"\x9b\x04\n" +
+	"\x16piped/v1/session.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17piped/v1/delivery.proto\x1a\x16piped/v1/framing.proto\"\xfc\x04\n" +
 	"\aSession\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x125\n" +
@@ -4015,7 +4265,9 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vexpire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12$\n" +
 	"\x05pipes\x18\b \x03(\v2\x0e.piped.v1.PipeR\x05pipes\x12/\n" +
-	"\tprocesses\x18\t \x03(\v2\x11.piped.v1.ProcessR\tprocesses\x1a9\n" +
+	"\tprocesses\x18\t \x03(\v2\x11.piped.v1.ProcessR\tprocesses\x121\n" +
+	"\tresources\x18\f \x01(\v2\x13.piped.v1.ResourcesR\tresources\x12,\n" +
+	"\x05usage\x18\r \x01(\v2\x16.piped.v1.SessionUsageR\x05usage\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"A\n" +
@@ -4091,7 +4343,29 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x02\"\xb2\x02\n" +
+	"\fSTATE_EXITED\x10\x02\"\xc8\x01\n" +
+	"\tResources\x12\x1d\n" +
+	"\n" +
+	"memory_max\x18\x01 \x01(\x04R\tmemoryMax\x12\x1f\n" +
+	"\vmemory_high\x18\x02 \x01(\x04R\n" +
+	"memoryHigh\x12$\n" +
+	"\x0ecpu_max_millis\x18\x03 \x01(\rR\fcpuMaxMillis\x12\x1d\n" +
+	"\n" +
+	"cpu_weight\x18\x04 \x01(\rR\tcpuWeight\x12\x19\n" +
+	"\bpids_max\x18\x05 \x01(\x04R\apidsMax\x12\x1b\n" +
+	"\tio_weight\x18\x06 \x01(\rR\bioWeight\"\xb2\x02\n" +
+	"\fSessionUsage\x12\x1b\n" +
+	"\x06memory\x18\x01 \x01(\x04H\x00R\x06memory\x88\x01\x01\x12$\n" +
+	"\vmemory_peak\x18\x02 \x01(\x04H\x01R\n" +
+	"memoryPeak\x88\x01\x01\x124\n" +
+	"\bcpu_time\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\acpuTime\x12@\n" +
+	"\x0ethrottled_time\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\rthrottledTime\x12\x1c\n" +
+	"\tprocesses\x18\x05 \x01(\x04R\tprocesses\x12 \n" +
+	"\toom_kills\x18\x06 \x01(\x04H\x02R\boomKills\x88\x01\x01B\t\n" +
+	"\a_memoryB\x0e\n" +
+	"\f_memory_peakB\f\n" +
+	"\n" +
+	"_oom_kills\"\xb2\x02\n" +
 	"\bStopping\x12+\n" +
 	"\x04step\x18\x01 \x01(\x0e2\x17.piped.v1.Stopping.StepR\x04step\x127\n" +
 	"\tstep_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bstepTime\x127\n" +
@@ -4134,7 +4408,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xcd\x03\n" +
+	"\t_all_read\"\xee\x03\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -4144,7 +4418,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"coreDumped\x127\n" +
 	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
 	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usage\x12*\n" +
-	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"\x95\x01\n" +
+	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\x12\x10\n" +
+	"\x03oom\x18\b \x01(\bR\x03oom\"\xa4\x01\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tCAUSE_OWN\x10\x01\x12\x1a\n" +
@@ -4152,7 +4427,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rCAUSE_STOPPED\x10\x03\x12\x11\n" +
 	"\rCAUSE_TIMEOUT\x10\x04\x12\x11\n" +
 	"\rCAUSE_DELETED\x10\x05\x12\x11\n" +
-	"\rCAUSE_UNKNOWN\x10\x06B\b\n" +
+	"\rCAUSE_UNKNOWN\x10\x06\x12\r\n" +
+	"\tCAUSE_OOM\x10\aB\b\n" +
 	"\x06status\"\xae\x01\n" +
 	"\fProcessUsage\x126\n" +
 	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
@@ -4210,22 +4486,24 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04pipe\x18\x01 \x01(\tR\x04pipe\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\x12\x0e\n" +
 	"\x02fd\x18\x03 \x01(\x05R\x02fd\x12\x1b\n" +
-	"\thand_over\x18\x04 \x01(\bR\bhandOver\"\xa3\x02\n" +
+	"\thand_over\x18\x04 \x01(\bR\bhandOver\"\xd6\x02\n" +
 	"\x14CreateSessionRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12B\n" +
 	"\x06labels\x18\x03 \x03(\v2*.piped.v1.CreateSessionRequest.LabelsEntryR\x06labels\x12(\n" +
 	"\x05pipes\x18\x04 \x03(\v2\x12.piped.v1.PipeSpecR\x05pipes\x12/\n" +
-	"\aprocess\x18\x05 \x01(\v2\x15.piped.v1.ProcessSpecR\aprocess\x1a9\n" +
+	"\aprocess\x18\x05 \x01(\v2\x15.piped.v1.ProcessSpecR\aprocess\x121\n" +
+	"\tresources\x18\f \x01(\v2\x13.piped.v1.ResourcesR\tresources\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +
 	"\x15CreateSessionResponse\x12+\n" +
-	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"G\n" +
+	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"]\n" +
 	"\x11GetSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
-	"\aholders\x18\x02 \x01(\bR\aholders\"A\n" +
+	"\aholders\x18\x02 \x01(\bR\aholders\x12\x14\n" +
+	"\x05usage\x18\x03 \x01(\bR\x05usage\"A\n" +
 	"\x12GetSessionResponse\x12+\n" +
 	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"\x9f\x02\n" +
 	"\x13ListSessionsRequest\x12\x1b\n" +
@@ -4340,10 +4618,11 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"term_grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ttermGrace\x12,\n" +
 	"\x06policy\x18\x04 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\"F\n" +
 	"\x13StopSessionResponse\x12/\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses*@\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses*W\n" +
 	"\bTreeKill\x12\x19\n" +
 	"\x15TREE_KILL_UNSPECIFIED\x10\x00\x12\x19\n" +
-	"\x15TREE_KILL_BEST_EFFORT\x10\x01*\x86\x01\n" +
+	"\x15TREE_KILL_BEST_EFFORT\x10\x01\x12\x15\n" +
+	"\x11TREE_KILL_CERTAIN\x10\x02*\x86\x01\n" +
 	"\x0fEnvironmentBase\x12 \n" +
 	"\x1cENVIRONMENT_BASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ENVIRONMENT_BASE_NONE\x10\x01\x12\x1c\n" +
@@ -4383,7 +4662,7 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_piped_v1_session_proto_goTypes = []any{
 	(TreeKill)(0),                 // 0: piped.v1.TreeKill
 	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
@@ -4404,168 +4683,175 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(*Flow)(nil),                  // 16: piped.v1.Flow
 	(*Holder)(nil),                // 17: piped.v1.Holder
 	(*Process)(nil),               // 18: piped.v1.Process
-	(*Stopping)(nil),              // 19: piped.v1.Stopping
-	(*StopPolicy)(nil),            // 20: piped.v1.StopPolicy
-	(*Final)(nil),                 // 21: piped.v1.Final
-	(*Exit)(nil),                  // 22: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 23: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 24: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 25: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 26: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 27: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 28: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 29: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 30: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 31: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 32: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 33: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 34: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 35: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 36: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 37: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 38: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 39: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 40: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 41: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 42: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 43: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 44: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 45: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 46: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 47: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 48: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),    // 49: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),   // 50: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),    // 51: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 52: piped.v1.StopSessionResponse
-	nil,                           // 53: piped.v1.Session.LabelsEntry
-	nil,                           // 54: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 55: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 56: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 57: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
-	(*Framing)(nil),               // 59: piped.v1.Framing
-	(*End)(nil),                   // 60: piped.v1.End
-	(*Lease)(nil),                 // 61: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 63: piped.v1.Heartbeat
+	(*Resources)(nil),             // 19: piped.v1.Resources
+	(*SessionUsage)(nil),          // 20: piped.v1.SessionUsage
+	(*Stopping)(nil),              // 21: piped.v1.Stopping
+	(*StopPolicy)(nil),            // 22: piped.v1.StopPolicy
+	(*Final)(nil),                 // 23: piped.v1.Final
+	(*Exit)(nil),                  // 24: piped.v1.Exit
+	(*ProcessUsage)(nil),          // 25: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),              // 26: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 27: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 28: piped.v1.ProcessSpec
+	(*ResourceLimit)(nil),         // 29: piped.v1.ResourceLimit
+	(*Inherit)(nil),               // 30: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 31: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 32: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 33: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 34: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 35: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 36: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 37: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 38: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 39: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 40: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 41: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 42: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 43: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 44: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 45: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 46: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 47: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 48: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 49: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 50: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),    // 51: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),   // 52: piped.v1.StopProcessResponse
+	(*StopSessionRequest)(nil),    // 53: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 54: piped.v1.StopSessionResponse
+	nil,                           // 55: piped.v1.Session.LabelsEntry
+	nil,                           // 56: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 57: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 58: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 59: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*Framing)(nil),               // 61: piped.v1.Framing
+	(*End)(nil),                   // 62: piped.v1.End
+	(*Lease)(nil),                 // 63: piped.v1.Lease
+	(*durationpb.Duration)(nil),   // 64: google.protobuf.Duration
+	(*Heartbeat)(nil),             // 65: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	53, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
-	3,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	58, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	58, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	58, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	18, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	4,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	59, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	15, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	5,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	16, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	16, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	17, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	58, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	60, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	61, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	6,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	58, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	22, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	28, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	21, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	19, // 23: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,  // 24: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	58, // 25: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 26: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	58, // 27: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	58, // 28: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,  // 29: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	62, // 30: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	62, // 31: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,  // 32: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	60, // 33: piped.v1.Final.last:type_name -> piped.v1.End
-	58, // 34: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	23, // 35: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,  // 36: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	62, // 37: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	62, // 38: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,  // 39: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 40: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	59, // 41: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	25, // 42: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10, // 43: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,  // 44: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,  // 45: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,  // 46: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,  // 47: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	24, // 48: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	24, // 49: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	28, // 50: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	20, // 51: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	62, // 52: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	27, // 53: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	54, // 54: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	24, // 55: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	26, // 56: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	12, // 57: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	12, // 58: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,  // 59: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	55, // 60: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	12, // 61: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	56, // 62: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	62, // 63: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,  // 64: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	12, // 65: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	37, // 66: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	38, // 67: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	63, // 68: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	11, // 69: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	58, // 70: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	57, // 71: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	18, // 72: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	21, // 73: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	61, // 74: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	24, // 75: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	13, // 76: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	26, // 77: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	18, // 78: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	62, // 79: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 80: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	20, // 81: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	62, // 82: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 83: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	62, // 84: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	62, // 85: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	20, // 86: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	18, // 87: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	29, // 88: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	31, // 89: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	33, // 90: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	35, // 91: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	39, // 92: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	41, // 93: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	43, // 94: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	45, // 95: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	47, // 96: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	49, // 97: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	51, // 98: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	30, // 99: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	32, // 100: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	34, // 101: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	36, // 102: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	40, // 103: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	42, // 104: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	44, // 105: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	46, // 106: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	48, // 107: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	50, // 108: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	52, // 109: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	99, // [99:110] is the sub-list for method output_type
-	88, // [88:99] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	55,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
+	60,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	60,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	60,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	13,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	18,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	19,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
+	20,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
+	4,   // 9: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
+	61,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	61,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	15,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	5,   // 13: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	16,  // 14: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	16,  // 15: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	17,  // 16: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	60,  // 17: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	62,  // 18: piped.v1.Flow.end:type_name -> piped.v1.End
+	63,  // 19: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	6,   // 20: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	60,  // 21: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	24,  // 22: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	30,  // 23: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	23,  // 24: piped.v1.Process.finals:type_name -> piped.v1.Final
+	21,  // 25: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 26: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	60,  // 27: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	64,  // 28: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
+	64,  // 29: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
+	7,   // 30: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	60,  // 31: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	60,  // 32: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	9,   // 33: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	64,  // 34: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	64,  // 35: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	8,   // 36: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	62,  // 37: piped.v1.Final.last:type_name -> piped.v1.End
+	60,  // 38: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	25,  // 39: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	9,   // 40: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	64,  // 41: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	64,  // 42: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,   // 43: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	61,  // 44: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	61,  // 45: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	27,  // 46: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	10,  // 47: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 48: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 49: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 50: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 51: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	26,  // 52: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	26,  // 53: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	30,  // 54: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	22,  // 55: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	64,  // 56: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	29,  // 57: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	56,  // 58: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	26,  // 59: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	28,  // 60: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	19,  // 61: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
+	12,  // 62: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	12,  // 63: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 64: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	57,  // 65: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	12,  // 66: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	58,  // 67: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	64,  // 68: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 69: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	12,  // 70: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	39,  // 71: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	40,  // 72: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	65,  // 73: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	11,  // 74: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	60,  // 75: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	59,  // 76: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	18,  // 77: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	23,  // 78: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	63,  // 79: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	26,  // 80: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	13,  // 81: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	28,  // 82: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	18,  // 83: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	64,  // 84: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	18,  // 85: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	22,  // 86: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	64,  // 87: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	18,  // 88: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	64,  // 89: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	64,  // 90: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	22,  // 91: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	18,  // 92: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	31,  // 93: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	33,  // 94: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	35,  // 95: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	37,  // 96: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	41,  // 97: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	43,  // 98: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	45,  // 99: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	47,  // 100: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	49,  // 101: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	51,  // 102: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	53,  // 103: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	32,  // 104: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	34,  // 105: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	36,  // 106: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	38,  // 107: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	42,  // 108: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	44,  // 109: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	46,  // 110: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	48,  // 111: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	50,  // 112: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	52,  // 113: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	54,  // 114: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	104, // [104:115] is the sub-list for method output_type
+	93,  // [93:104] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -4576,29 +4862,30 @@ func file_piped_v1_session_proto_init() {
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
 	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[24].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[17].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[26].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[35].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[37].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
