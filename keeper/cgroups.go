@@ -162,7 +162,7 @@ type SessionUsage struct {
 	CPU                time.Duration // of all its processes since it began
 	Throttled          time.Duration // that it had to wait because of its limit; negative: not counted
 	Processes          int64         // processes and threads where the pids controller is there, else processes
-	OutOfMemory        int64         // processes that were killed for want of memory
+	OutOfMemory        int64         // kills for want of memory; the kernel may count a process more than once
 }
 
 // Usage returns what the session uses; nil where it has no cgroup: there are none

@@ -61,9 +61,6 @@ func sessionText(s *pipedv1.Session) string {
 	if limits := resourcesText(s.GetResources()); limits != "" {
 		fmt.Fprintf(&b, "  limits: %s\n", limits)
 	}
-	if u := s.GetUsage(); u != nil {
-		fmt.Fprintf(&b, "  uses: %s\n", sessionUsageText(u))
-	}
 	for _, p := range s.GetProcesses() {
 		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitWhyText(p), p.GetPid(), commandText(p.GetArgs()))
 		if used := p.GetExit().GetUsage(); used != nil {
@@ -81,6 +78,9 @@ func sessionText(s *pipedv1.Session) string {
 	}
 	for _, p := range s.GetPipes() {
 		writePipe(&b, p)
+	}
+	if u := s.GetUsage(); u != nil {
+		fmt.Fprintf(&b, "uses: %s\n", sessionUsageText(u))
 	}
 	return b.String()
 }

@@ -121,7 +121,7 @@ func sessionUsageText(u *pipedv1.SessionUsage) string {
 		text += fmt.Sprintf(", throttled for %.2fs", t.Seconds())
 	}
 	if n := u.GetOomKills(); n > 0 {
-		text += fmt.Sprintf(", %d killed for want of memory", n)
+		text += fmt.Sprintf(", %d kills for want of memory", n)
 	}
 	return text
 }

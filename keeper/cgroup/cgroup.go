@@ -178,9 +178,14 @@ func find() (mount, own string, err error) {
 	return "", "", ErrNone
 }
 
-// delegated reports whether systemd has marked a cgroup as delegated: the first
-// name for the system's units, the second for a user's.
+// delegated reports whether systemd has marked a cgroup as delegated. Only root reads
+// the first name, and versions of systemd before 251 have only that: there a service
+// of the system that runs as a user owns its cgroup if it was delegated. All cgroups
+// below a user's own manager are the user's, and so that says nothing there.
 func delegated(dir string) bool {
+	if os.Geteuid() != 0 && !strings.Contains(dir, "/user@") && unix.Access(filepath.Join(dir, membersFile), unix.W_OK) == nil {
+		return true
+	}
 	for _, name := range []string{"trusted.delegate", "user.delegate"} {
 		var value [1]byte
 		if n, err := unix.Getxattr(dir, name, value[:]); err == nil && n == 1 && value[0] == '1' {

@@ -86,7 +86,7 @@ type Usage struct {
 	CPU                int64 // microseconds
 	Throttled          int64 // microseconds that it had to wait because of its limit
 	Processes          int64 // processes and threads where the controller is there, else processes
-	OutOfMemory        int64 // processes that were killed for want of memory
+	OutOfMemory        int64 // kills for want of memory; one process may count more than once
 }
 
 // Measure returns what a session uses; nil if it has no cgroup.

@@ -6,7 +6,7 @@ type Measured struct {
 	Memory, MemoryPeak int64 // bytes
 	CPU, Throttled     int64 // microseconds
 	Processes          int64
-	OutOfMemory        int64 // processes that were killed for want of memory
+	OutOfMemory        int64 // kills for want of memory
 }
 
 func (u *Measured) fields() []*int64 {

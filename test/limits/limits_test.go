@@ -134,7 +134,7 @@ func TestSessionWithoutMemoryIsToldAsThat(t *testing.T) {
 	neighbour := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Args: []string{"cat"}}})
 	front, keeper := d.PID(), d.KeeperPID()
 	s := create(t, c, &pipedv1.CreateSessionRequest{Process: program(t, "eat"), Resources: &pipedv1.Resources{MemoryMax: 96 << 20}})
-	p, err := c.Wait(t.Context(), s.GetName(), "eat", -1)
+	p, err := c.Wait(t.Context(), s.GetName(), "eat", daemon.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +152,7 @@ func TestSessionWithoutMemoryIsToldAsThat(t *testing.T) {
 	if _, err := c.Start(t.Context(), &pipedv1.StartProcessRequest{Session: s.GetName(), Process: again}); err != nil {
 		t.Fatal(err)
 	}
-	if p, err = c.Wait(t.Context(), s.GetName(), "again", -1); err != nil {
+	if p, err = c.Wait(t.Context(), s.GetName(), "again", daemon.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if !p.GetExit().GetOom() {
@@ -204,7 +204,7 @@ func TestForkBombIsContainedAndEnded(t *testing.T) {
 		t.Errorf("%d processes, at most %d are allowed", peak, most)
 	}
 	other := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Args: []string{"true"}}})
-	if _, err := c.Wait(t.Context(), other.GetName(), "", -1); err != nil {
+	if _, err := c.Wait(t.Context(), other.GetName(), "", daemon.Patience); err != nil {
 		t.Errorf("another session: %v", err)
 	}
 	begun := time.Now()

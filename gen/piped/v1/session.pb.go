@@ -1600,7 +1600,8 @@ type SessionUsage struct {
 	ThrottledTime *durationpb.Duration `protobuf:"bytes,4,opt,name=throttled_time,json=throttledTime,proto3" json:"throttled_time,omitempty"`
 	// Processes now; threads count too where there is the controller pids.
 	Processes uint64 `protobuf:"varint,5,opt,name=processes,proto3" json:"processes,omitempty"`
-	// Processes that were killed because there was no memory left.
+	// Kills because there was no memory left, as the kernel counts them: it may count
+	// one process more than once.
 	OomKills      *uint64 `protobuf:"varint,6,opt,name=oom_kills,json=oomKills,proto3,oneof" json:"oom_kills,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
