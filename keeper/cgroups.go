@@ -11,8 +11,8 @@ import (
 	"github.com/piped-dev/piped/keeper/wire"
 )
 
-// ErrCgroup: a session cannot have what it is to have, because its keeper has no
-// cgroups or a controller is not there; a *CgroupError says which.
+// ErrCgroup says that a session cannot have what it is to have, because its keeper has
+// no cgroups or a controller is not there; a *CgroupError says which.
 var ErrCgroup = errors.New("no cgroup for this")
 
 // A CgroupError says what is missing. It is ErrCgroup.
@@ -63,7 +63,10 @@ var controllerBits = []struct {
 func cgroupsOf(m *wire.Message) Cgroups {
 	flags, why := m.Args[6], m.Args[7]
 	if flags&wire.Cgroups == 0 {
-		return Cgroups{Why: reasons[min(why, uint64(len(reasons)-1))]}
+		if why >= uint64(len(reasons)) { // of a later keeper
+			why = wire.CgroupsNone
+		}
+		return Cgroups{Why: reasons[why]}
 	}
 	c := Cgroups{Used: true}
 	for _, one := range controllerBits {

@@ -86,8 +86,9 @@ type Process interface {
 	Signal(sig syscall.Signal) error
 	// SignalGroup is Signal for the process and all its descendants where it is
 	// Confined; otherwise for the process group that it leads: it and those of its
-	// descendants that have not left the group. With sweep what is left of them is
-	// killed when the process exits; signal 0 asks for no more than that. A keeper that
+	// descendants that have not left the group, and for KILL also those that have, if
+	// all their parents are still there. With sweep what is left of the cgroup, or the
+	// group, is killed when the process exits; signal 0 asks for no more than that. A keeper that
 	// does not know groups yet reaches the process alone, and one that is started anew
 	// does not sweep.
 	SignalGroup(sig syscall.Signal, sweep bool) error

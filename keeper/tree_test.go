@@ -272,3 +272,30 @@ func TestLimitsThatAreNotThereAreRefused(t *testing.T) {
 		t.Errorf("without the controller: %v", err)
 	}
 }
+
+func TestTreeWithoutCgroupsIsWhoeverStillHasHisParents(t *testing.T) {
+	for name, end := range map[string]func(k *front, p keeper.Process) error{
+		"killed":  func(_ *front, p keeper.Process) error { return p.SignalGroup(unix.SIGKILL, false) },
+		"dropped": func(k *front, _ keeper.Process) error { k.account.Leave(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := keepertest.Options(t)
+			o.Cgroup = "off"
+			k := newFront(t, keepertest.Connect(t, o))
+			out, w := pipe(t)
+			spec := program("/bin/sh", "-c", "setsid sh -c 'setsid sleep 1000 </dev/null & echo $!; wait' & wait")
+			spec.Files = []keeper.File{{FD: 0, Source: -1}, {FD: 1, Source: w}, {FD: 2, Source: 2}}
+			p := start(t, k, spec)
+			closeFD(t, w)
+			pid, err := strconv.Atoi(readLine(t, out))
+			if err != nil || p.Confined() {
+				t.Fatal(p.Confined(), err)
+			}
+			if err := end(k, p); err != nil {
+				t.Fatal(err)
+			}
+			waitDone(t, p)
+			eventually(t, "the descendant is gone", func() bool { return !pidAlive(pid) })
+		})
+	}
+}

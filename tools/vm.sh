@@ -22,6 +22,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root" "$root.cpio" "$root.out"' EXIT
 mkdir -p "$root"/{bin,proc,sys,dev,tmp,run,opt/programs}
 cp "$(command -v busybox)" "$root/bin/busybox"
+cp -r packaging "$root/opt/"
 CGO_ENABLED=0 go build -buildvcs=false -o "$root/opt/programs/" ./cmd/piped ./cmd/piped-keeper ./cmd/pipectl
 CGO_ENABLED=0 go test -c -o "$root/opt/test" "$package"
 printf '%s\n' 'root:x:0:0::/tmp:/bin/sh' >"$root/opt/passwd"

@@ -99,8 +99,8 @@ func resourcesText(r *pipedv1.Resources) string {
 			all = append(all, fmt.Sprintf(format, args...))
 		}
 	}
-	say(r.GetMemoryMax() > 0, "memory %s", memoryText(int64(min(r.GetMemoryMax(), 1<<62))))         //nolint:gosec // bounded
-	say(r.GetMemoryHigh() > 0, "slowed above %s", memoryText(int64(min(r.GetMemoryHigh(), 1<<62)))) //nolint:gosec // bounded
+	say(r.GetMemoryMax() > 0, "memory %s", memoryText(int64(min(r.GetMemoryMax(), 1<<62))))
+	say(r.GetMemoryHigh() > 0, "slowed above %s", memoryText(int64(min(r.GetMemoryHigh(), 1<<62))))
 	say(r.GetCpuMaxMillis() > 0, "%g CPUs", float64(r.GetCpuMaxMillis())/1000)
 	say(r.GetCpuWeight() > 0, "CPU weight %d", r.GetCpuWeight())
 	say(r.GetPidsMax() > 0, "%d processes", r.GetPidsMax())
@@ -112,10 +112,10 @@ func resourcesText(r *pipedv1.Resources) string {
 func sessionUsageText(u *pipedv1.SessionUsage) string {
 	text := fmt.Sprintf("cpu %.2fs, %s", u.GetCpuTime().AsDuration().Seconds(), countText(u.GetProcesses(), "task"))
 	if u.Memory != nil {
-		text += ", memory " + memoryText(int64(min(u.GetMemory(), 1<<62))) //nolint:gosec // bounded
+		text += ", memory " + memoryText(int64(min(u.GetMemory(), 1<<62)))
 	}
 	if u.MemoryPeak != nil {
-		text += ", peak " + memoryText(int64(min(u.GetMemoryPeak(), 1<<62))) //nolint:gosec // bounded
+		text += ", peak " + memoryText(int64(min(u.GetMemoryPeak(), 1<<62)))
 	}
 	if t := u.GetThrottledTime().AsDuration(); t > 0 {
 		text += fmt.Sprintf(", throttled for %.2fs", t.Seconds())

@@ -100,7 +100,7 @@ func Find(setting, socket string) (*Tree, error) {
 		return nil, err
 	}
 	t := &Tree{dir: filepath.Join(base, fmt.Sprintf("piped-%08x", crc32.ChecksumIEEE([]byte(socket))))}
-	if err := os.Mkdir(t.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeDir(t.dir); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDenied, err)
 	}
 	if err := unix.Access(filepath.Join(t.dir, killFile), unix.W_OK); err != nil {
@@ -228,10 +228,19 @@ func alone(dir string) bool {
 
 // moveTo moves this process into a cgroup, which it makes.
 func moveTo(dir string) error {
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeDir(dir); err != nil {
 		return err
 	}
 	return write(filepath.Join(dir, membersFile), strconv.Itoa(os.Getpid()))
+}
+
+// makeDir makes a cgroup, if it is not there. Everybody may look into it, as into all.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o755) //nolint:gosec // as said
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // write writes a file of a cgroup, which takes one write.

@@ -30,10 +30,10 @@ func (t *Tree) process(uid UID, key uint32) string {
 // makeSession makes the cgroup of a session, if it is not there.
 func (t *Tree) makeSession(uid UID) error {
 	dir := t.session(uid)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makeDir(dir); err != nil {
 		return err
 	}
 	if !slices.Contains(t.enabled, Memory) {
@@ -50,7 +50,7 @@ func (t *Tree) Make(uid UID, key uint32) (fd int, err error) {
 		return -1, err
 	}
 	dir := t.process(uid, key)
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeDir(dir); err != nil {
 		return -1, err
 	}
 	if slices.Contains(t.enabled, Memory) {

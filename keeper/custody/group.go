@@ -34,7 +34,7 @@ func (c *custody) told() (flags, why uint64) {
 	if c.tree == nil {
 		for i, e := range []error{cgroup.ErrOff, cgroup.ErrNone, cgroup.ErrNotDelegated, cgroup.ErrDenied, cgroup.ErrOld} {
 			if errors.Is(c.noTree, e) {
-				return 0, uint64(i + wire.CgroupsOff) //nolint:gosec // one of five
+				return 0, uint64(i + wire.CgroupsOff)
 			}
 		}
 		return 0, wire.CgroupsNone
@@ -70,7 +70,7 @@ func (c *custody) killTree(p *process) error {
 		}
 		c.log.Error("a cgroup cannot be killed", "uid", keeper.UID(p.uid), "key", p.key, "error", err)
 	}
-	return p.signalGroup(unix.SIGKILL)
+	return p.killDescent()
 }
 
 // signalTree sends a signal to a process and its descendants.
@@ -152,7 +152,7 @@ func (c *custody) confine(p *peer, m *wire.Message) {
 	limits := make([]cgroup.Limit, 0, len(m.Args))
 	for i, value := range m.Args {
 		if value > 0 {
-			limits = append(limits, cgroup.Limit{Resource: cgroup.Resource(i + 1), Value: value}) //nolint:gosec // one of eight
+			limits = append(limits, cgroup.Limit{Resource: cgroup.Resource(i + 1), Value: value})
 		}
 	}
 	if err := c.tree.Confine(m.UID, limits); err != nil {

@@ -165,10 +165,7 @@ func (c *custody) discard(a *account, key uint32, p *process, done func()) {
 			return
 		}
 		p.ended = append(p.ended, done)
-		if c.confined(p) && c.tree.Kill(p.uid, p.key) == nil {
-			return
-		}
-		_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+		_ = c.killTree(p)
 	}
 	if p.starting {
 		p.started = append(p.started, end)

@@ -27,7 +27,7 @@ func TestCostOfACgroup(t *testing.T) {
 		}
 	}
 	var starts, ends [2]time.Duration
-	for key := range uint32(rounds) { //nolint:gosec // few
+	for key := range uint32(rounds) {
 		for i, a := range accounts {
 			begun := time.Now()
 			p := start(t, a, key+1, keeper.Spec{Path: "/bin/true", Args: []string{"true"}})

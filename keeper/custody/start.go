@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -328,23 +325,18 @@ const killPatience = time.Second
 // killUnknown kills and reaps the children that nobody knows, and tells whether
 // there were any.
 func (c *custody) killUnknown() (found bool) {
-	tasks, _ := filepath.Glob("/proc/self/task/*/children")
-	for _, task := range tasks {
-		text, _ := os.ReadFile(task) // the thread may be gone
-		for word := range strings.FieldsSeq(string(text)) {
-			pid, err := strconv.Atoi(word)
-			if err != nil || c.children[pid] != nil {
-				continue
+	for _, pid := range childrenOf(os.Getpid()) {
+		if c.children[pid] != nil {
+			continue
+		}
+		found = true
+		_ = unix.Kill(pid, unix.SIGKILL)
+		// What hangs in the kernel may not even die. A sweep reaps it when it does.
+		for until := time.Now().Add(killPatience); time.Now().Before(until); {
+			if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || err != nil && !errors.Is(err, unix.EINTR) {
+				break
 			}
-			found = true
-			_ = unix.Kill(pid, unix.SIGKILL)
-			// What hangs in the kernel may not even die. A sweep reaps it when it does.
-			for until := time.Now().Add(killPatience); time.Now().Before(until); {
-				if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || err != nil && !errors.Is(err, unix.EINTR) {
-					break
-				}
-				_, _ = unix.Poll(nil, 1)
-			}
+			_, _ = unix.Poll(nil, 1)
 		}
 	}
 	return found

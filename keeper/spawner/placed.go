@@ -109,7 +109,7 @@ func (n *newborn) prepare() (p *prepared, err error) {
 	}
 	p.free = max(len(n.files), 3)
 	for i, f := range n.files {
-		p.files[i] = int(f) //nolint:gosec // closedFD becomes -1
+		p.files[i] = int(f) // closedFD becomes -1
 		p.free = max(p.free, p.files[i]+1)
 	}
 	if n.user != nil && !n.user.NoSetGroups {
@@ -154,6 +154,7 @@ func afterForkInChild()
 // runtime is not what it was: nothing may be allocated and no stack may grow, so only
 // raw system calls are made.
 //
+//nolint:gosec // addresses and numbers for system calls
 //go:noinline
 //go:norace
 //go:nocheckptr
@@ -168,6 +169,9 @@ func cloneAndExec(p *prepared, args *cloneArgs) (pid, errno uintptr) {
 	return 0, 0 // it does not come here
 }
 
+// becomeProgram is the child: it says why if it cannot.
+//
+//nolint:gosec // addresses and numbers for system calls
 //go:noinline
 //go:norace
 //go:nocheckptr
@@ -212,6 +216,7 @@ func becomeProgram(p *prepared) {
 // placeFiles gives the child its descriptors at their numbers. What is in the way of
 // another one goes up first.
 //
+//nolint:gosec // addresses and numbers for system calls
 //go:noinline
 //go:norace
 //go:nocheckptr
@@ -253,6 +258,7 @@ func placeFiles(p *prepared) {
 
 // fail tells the parent why there is no program, and ends the child.
 //
+//nolint:gosec // addresses and numbers for system calls
 //go:noinline
 //go:norace
 //go:nocheckptr

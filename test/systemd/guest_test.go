@@ -233,7 +233,7 @@ func (g *guest) surroundings(ctx context.Context) error {
 		{"parent of the child", field(pid, "PPid"), strconv.Itoa(system.mainPID(keeper))},
 		{"memory adjustment of the child", read(pid, "oom_score_adj"), "0"},
 		{"soft descriptor limit of the child", soft, "1024"},
-		{"group of the child", group(pid), "/system.slice/" + keeper},
+		{"group of the child", groupAbove(pid, 3), "/system.slice/" + keeper},
 	} {
 		if c.got != c.want {
 			errs = append(errs, fmt.Errorf("%s: %q, want %q", c.what, c.got, c.want))
@@ -260,6 +260,16 @@ func group(pid int) string {
 		}
 	}
 	return ""
+}
+
+// groupAbove returns the control group so many steps above that of a process: that of
+// the unit is above those of the keeper's sessions, of a session and of the process.
+func groupAbove(pid, steps int) string {
+	path := group(pid)
+	for range steps {
+		path = filepath.Dir(path)
+	}
+	return path
 }
 
 // field returns the first word of a line of /proc/PID/status.

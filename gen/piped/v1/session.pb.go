@@ -29,8 +29,9 @@ type TreeKill int32
 const (
 	// Never sent.
 	TreeKill_TREE_KILL_UNSPECIFIED TreeKill = 0
-	// The process group that the process leads. A descendant that has begun a group
-	// or a session of its own is not reached.
+	// The process group that the process leads; KILL also reaches descendants in groups
+	// and sessions of their own, as long as none of their parents is gone. A daemon that
+	// has detached itself is not reached.
 	TreeKill_TREE_KILL_BEST_EFFORT TreeKill = 1
 	// The process and all its descendants: it was born in a cgroup of its own, which
 	// nobody leaves by forking or by beginning a session.
