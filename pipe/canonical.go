@@ -3,7 +3,6 @@ package pipe
 import (
 	"fmt"
 
-	"github.com/piped-dev/piped/failpoint"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,7 +104,6 @@ func (o *Outbox) endInput() error {
 	}
 	if o.rec != nil {
 		o.rec.acked.Store(typedEnd | (o.log.end + uint64(len(typed)))) // it counts with the bytes
-		failpoint.Hit("outbox.after-total")
 	}
 	if err := o.writeLocked(nil, typed, ""); err != nil {
 		return err
