@@ -33,7 +33,9 @@ whoever comes back misses nothing.
 Leaving ends nothing. On a terminal, ctrl-p ctrl-q leaves, and so do ctrl-c and ctrl-d:
 they act on pipectl alone, unlike with docker attach; "pipectl signal" signals the
 program. A line is edited here and sent by Enter; one that was not sent when the keys
-came is dropped. In a script, the end of stdin leaves nothing: the output goes on to
+came is dropped. Where the program has a terminal of its own (run -t, start -t) every
+key goes to it as it is typed, ctrl-c too, and its size follows that of this one; then
+ctrl-p ctrl-q alone leaves. In a script, the end of stdin leaves nothing: the output goes on to
 its end, as with docker attach and kubectl attach -i. With --close-input the end of
 stdin, or ctrl-d, closes the input of the program too, once and for all.
 
@@ -77,6 +79,12 @@ func attachRun(ctx context.Context, f *factory, c *client.Client, ref client.Ref
 	ctx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
 	a := &attachment{f: f, client: c, ref: ref, opts: opts, name: clientName(), leave: leave}
+	return a.attach(ctx)
+}
+
+// attach opens the streams, sets the terminal if there is one, and runs until
+// somebody leaves or the output ends.
+func (a *attachment) attach(ctx context.Context) error {
 	if err := a.open(ctx); err != nil {
 		return err
 	}
@@ -90,21 +98,34 @@ func attachRun(ctx context.Context, f *factory, c *client.Client, ref client.Ref
 	signal.Notify(brokenPipes, syscall.SIGPIPE)
 	defer signal.Stop(brokenPipes)
 
-	if isTerminal(f.in) {
+	if isTerminal(a.f.in) {
 		suspensions := make(chan os.Signal, 1)
 		if suspendSignal >= 0 {
 			signal.Notify(suspensions, suspendSignal)
 			defer signal.Stop(suspensions)
 		}
-		terminal, err := newTerminal(f.in.(*os.File), opts.keys.sent)
+		terminal, err := a.setTerminal(a.f.in.(*os.File))
 		if err != nil {
 			return firstError(err, a.close())
 		}
 		defer func() { _ = terminal.restore() }()
 		a.terminal, a.suspensions = terminal, suspensions
-		a.scanner.keys = opts.keys.sent
+		a.scanner.keys = a.opts.keys.sent
+	}
+	if a.interactive && resizeSignal >= 0 {
+		resizes := make(chan os.Signal, 1)
+		signal.Notify(resizes, resizeSignal)
+		defer signal.Stop(resizes)
+		a.resizes = resizes
 	}
 	return a.run(ctx, signals)
+}
+
+func (a *attachment) setTerminal(file *os.File) (*terminal, error) {
+	if a.interactive {
+		return newRawTerminal(file)
+	}
+	return newTerminal(file, a.opts.keys.sent)
 }
 
 // comeBack is the command that attaches again.

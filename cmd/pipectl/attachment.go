@@ -56,6 +56,12 @@ type attachment struct {
 	terminal    *terminal
 	suspensions <-chan os.Signal
 	scanner     keyScanner
+	// interactive: the keys are another terminal's, whose size follows resizes; nil
+	// where there is no such signal.
+	interactive bool
+	resizes     <-chan os.Signal
+	// quiet: whoever attaches tells of the end by itself. left: the user has left.
+	quiet, left bool
 }
 
 // open opens the streams; what it opened before an error it closes.
@@ -74,6 +80,7 @@ func (a *attachment) open(ctx context.Context) error {
 	if end != nil && end.GetInbox() == nil {
 		return usageError("nothing comes out of %v: pipectl send sends into it", a.ref)
 	}
+	a.interactive = !a.opts.observe && isInteractive(pipe)
 	err = a.openStreams(ctx, session, pipe, end)
 	if err != nil {
 		_ = a.close()
@@ -174,15 +181,27 @@ func takesInput(end *pipedv1.Endpoint) bool {
 // run shows and sends until somebody leaves or the output ends.
 func (a *attachment) run(ctx context.Context, signals chan os.Signal) error {
 	var running sync.WaitGroup
-	running.Go(func() { a.leave(a.show(ctx)) })
-	running.Go(func() { a.obey(ctx, signals) })
+	start := func(f func()) {
+		running.Go(func() {
+			defer a.panicking()
+			f()
+		})
+	}
+	start(func() { a.leave(a.show(ctx)) })
+	start(func() { a.obey(ctx, signals) })
 	w := a.pen.current()
 	if w != nil {
-		running.Go(func() { a.pen.watch(ctx, w) })
+		start(func() { a.pen.watch(ctx, w) })
+	}
+	if a.interactive {
+		start(func() { a.fit(ctx, a.resizes) })
 	}
 	if w != nil || a.terminal != nil {
 		// Not joined: a read of stdin cannot be released, and need not be.
-		go a.read(ctx)
+		go func() {
+			defer a.panicking()
+			a.read(ctx)
+		}()
 	}
 	<-ctx.Done()
 	// A second signal ends what this one could not.
@@ -195,24 +214,27 @@ func (a *attachment) run(ctx context.Context, signals chan os.Signal) error {
 	}
 	running.Wait()
 	closed := a.close()
-	if isTerminal(a.f.errOut) {
+	if isTerminal(a.f.errOut) && !a.interactive {
 		_, _ = fmt.Fprintln(a.f.errOut) // the keys are still in the line
 	}
 	if errors.Is(err, errOutputEnded) {
-		if a.terminal != nil {
+		if a.terminal != nil && !a.quiet {
 			a.f.tell("note", "the output has ended: "+endText(a.output.reader.End()))
 		}
 		return nil
 	}
 	coded, isCoded := errors.AsType[*codedError](err)
-	left := errors.Is(err, errDetached)
-	if left || isCoded && coded.err == nil {
+	a.left = errors.Is(err, errDetached)
+	if a.left && a.interactive && isTerminal(a.f.errOut) {
+		_, _ = fmt.Fprintln(a.f.errOut) // the program's line goes on
+	}
+	if a.left || isCoded && coded.err == nil && !a.quiet {
 		if closed != nil {
 			a.f.tell("note", fmt.Sprintf("what was typed or shown last may not count as taken: %v", closed))
 		}
 		a.f.tell("note", fmt.Sprintf("left %v, which goes on; to come back: %s", a.ref, a.comeBack()))
 	}
-	if left {
+	if a.left {
 		return nil
 	}
 	return err
@@ -299,6 +321,9 @@ func (a *attachment) read(ctx context.Context) {
 func (a *attachment) inputEnded(ctx context.Context) (goOn bool, err error) {
 	if err := a.pen.take(ctx, a.scanner.rest()); err != nil {
 		return false, err
+	}
+	if a.interactive && a.terminal != nil { // no key does that: the terminal is gone
+		return false, &codedError{code: signalCode(syscall.SIGHUP)}
 	}
 	closing := a.opts.closeInput && a.pen.held()
 	switch err := a.pen.put(ctx, a.opts.closeInput); {

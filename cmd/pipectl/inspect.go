@@ -130,7 +130,7 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 	if out := p.GetFramingOut().GetName(); out != framing {
 		framing += " in, " + out + " out"
 	}
-	fmt.Fprintf(b, "pipe %s: %s, %s\n", p.GetName(), enumText(p.GetKind().String()), framing)
+	fmt.Fprintf(b, "pipe %s: %s, %s%s\n", p.GetName(), enumText(p.GetKind().String()), framing, terminalText(p.GetTerminal()))
 	for _, e := range p.GetEndpoints() {
 		fmt.Fprintf(b, "  end %d: %s\n", e.GetEnd(), endpointText(e))
 		for _, h := range e.GetHolders() {
@@ -142,6 +142,26 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 		writeFlow(b, "sent", e.GetOutbox())
 		writeFlow(b, "received", e.GetInbox())
 	}
+}
+
+// terminalText says how a terminal is.
+func terminalText(t *pipedv1.Terminal) string {
+	if t == nil {
+		return ""
+	}
+	text := fmt.Sprintf(", %d rows, %d columns", t.GetSize().GetRows(), t.GetSize().GetColumns())
+	switch {
+	case !t.GetInput():
+		return text + ", for output only"
+	case t.GetCanonical():
+		text += ", edits lines"
+	default:
+		text += ", raw"
+	}
+	if t.GetEcho() {
+		text += ", echoes"
+	}
+	return text
 }
 
 // endpointText says how an end is.

@@ -201,6 +201,10 @@ func (p *pen) put(ctx context.Context, closeInput bool) error {
 		return err
 	}
 	err := p.endpoint.CloseSend(ctx)
+	if errors.Is(err, client.ErrTerminalRaw) {
+		p.f.tell("note", "stdin has ended, and the program's terminal is in raw mode, which has no end of input")
+		return nil
+	}
 	if errors.Is(err, client.ErrBrokenPipe) || errors.Is(err, client.ErrEndpointClosed) {
 		return nil
 	}

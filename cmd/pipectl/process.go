@@ -25,8 +25,9 @@ type processFlags struct {
 	dir     string
 	attributeFlags
 	resourceFlags
-	afterExit afterExitFlags
-	merge     bool
+	afterExit      afterExitFlags
+	merge          bool
+	tty, stdoutTTY bool
 	// timeout and stopGrace are how the daemon stops it; changed says which flags were
 	// given.
 	timeout, stopGrace time.Duration
@@ -46,6 +47,10 @@ func (p *processFlags) add(cmd *cobra.Command, framing string) {
 	p.resourceFlags.add(flags)
 	p.afterExit.add(flags)
 	flags.BoolVar(&p.merge, "merge-stderr", false, "stderr goes into the pipe of stdout, in the order in which both are written, as 2>&1")
+	flags.BoolVarP(&p.tty, "tty", "t", false, "stdin, stdout and stderr are a terminal, as ssh -t")
+	flags.BoolVar(&p.stdoutTTY, "stdout-tty", false, "stdout alone is a terminal, which changes no byte: for programs that write late where it is a pipe")
+	exclusive(cmd, "tty", "stdout-tty")
+	exclusive(cmd, "tty", "merge-stderr")
 	flags.DurationVar(&p.stopGrace, "stop-grace", 0, "how long the program has after TERM when it is stopped, as 30s (else what the daemon says)")
 	p.changed = flags.Changed
 	_ = cmd.RegisterFlagCompletionFunc("framing", completeFramings)
@@ -90,6 +95,9 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 	if p.timeout < 0 {
 		return nil, usageError("--timeout %v is below 0: give a duration as 90s, or 0 for no limit", p.timeout)
 	}
+	if p.tty && !p.changed("framing") {
+		framing = &pipedv1.Framing{Name: rawFraming}
+	}
 	spec := &pipedv1.ProcessSpec{
 		Args:            args,
 		Stderr:          stderr,
@@ -98,6 +106,7 @@ func (p *processFlags) process(args []string) (*pipedv1.ProcessSpec, error) {
 		Dir:             dir,
 		StdioPipe:       &pipedv1.PipeSpec{FramingIn: framing, FramingOut: framing},
 	}
+	p.useTerminal(spec)
 	if p.timeout > 0 {
 		spec.Timeout = durationpb.New(p.timeout)
 	}
@@ -137,6 +146,9 @@ func features(spec *pipedv1.ProcessSpec) map[string]string {
 	}
 	if spec.GetAfterExit() != nil {
 		needed["process/after-exit"] = "--after-exit"
+	}
+	if spec.GetStdout() == pipedv1.StdioMode_STDIO_MODE_TTY {
+		needed["process/terminal"] = "--tty and --stdout-tty"
 	}
 	if spec.GetStderr() == pipedv1.StdioMode_STDIO_MODE_MERGED {
 		needed["process/merged"] = "--merge-stderr"

@@ -47,7 +47,7 @@ func (r *resourceFlags) resources() (*pipedv1.Resources, error) {
 		if one.text == "" {
 			continue
 		}
-		n, ok := parseSize(one.text)
+		n, ok := parseBytes(one.text)
 		if !ok {
 			return nil, usageError("--%s %q: give bytes, or a number with K, M, G or T, as 512M", one.flag, one.text)
 		}
@@ -63,8 +63,8 @@ func (r *resourceFlags) resources() (*pipedv1.Resources, error) {
 	return m, nil
 }
 
-// parseSize reads a number of bytes; a letter multiplies by powers of 1,024.
-func parseSize(text string) (n uint64, ok bool) {
+// parseBytes reads a number of bytes; a letter multiplies by powers of 1,024.
+func parseBytes(text string) (n uint64, ok bool) {
 	digits, shift := text, 0
 	if i := strings.IndexByte("KMGT", text[len(text)-1]&^0x20); i >= 0 {
 		digits, shift = text[:len(text)-1], 10*(i+1)

@@ -33,7 +33,7 @@ to 1.`,
 		newRunCmd(f), newStartCmd(f), newPipeCmd(f),
 		newSendCmd(f), newRecvCmd(f), newPollCmd(f), newCloseCmd(f), newTailCmd(f), newAttachCmd(f), newLeaseCmd(f),
 		newRecordCommand(f), newReplayCommand(f),
-		newLsCmd(f), newInspectCmd(f), newEventsCmd(f), newWaitCmd(f), newSignalCmd(f), newStopCmd(f), newRmCmd(f),
+		newLsCmd(f), newInspectCmd(f), newEventsCmd(f), newWaitCmd(f), newSignalCmd(f), newResizeCmd(f), newStopCmd(f), newRmCmd(f),
 		newInfoCmd(f), newDoctorCmd(f), newVersionCmd(f),
 	)
 	addExamples(root)

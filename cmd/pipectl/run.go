@@ -25,10 +25,11 @@ const (
 type runOptions struct {
 	processFlags
 	quiet bool
+	keys  detachKeys
 }
 
 func newRunCmd(f *factory) *cobra.Command {
-	var opts runOptions
+	opts := runOptions{keys: defaultDetachKeys()}
 	cmd := &cobra.Command{
 		Use:   "run [flags] -- PROGRAM [ARG]...",
 		Short: "Run a program: my stdin is its stdin, its stdout is mine",
@@ -42,17 +43,27 @@ The program is looked up in its own PATH. Its environment is PATH, HOME, USER an
 LANG of the daemon, and what --env adds. With a framing other than raw, each line
 of stdin is a message, and so is each line of stdout.
 
+With -t the program has a terminal, as with ssh -t: it is asked for each key, its size
+follows that of this one, ctrl-p ctrl-q leaves it running, and its session is removed
+when it ends or pipectl is told to. If stdin is no terminal, what comes is typed, and
+its end too where the program reads lines. With --stdout-tty the output alone goes
+through a terminal, which changes no byte of it, so that programs write each line at
+once; stdin stays a pipe.
+
 After --timeout the daemon stops the program, also when pipectl is gone by then: TERM,
 and KILL after --stop-grace. It exits with 124 then, with 125 when piped failed or the result is
 incomplete, with 126 when the program cannot be executed, 127 when it is not found.`,
 		Example: `  pipectl run -- sort < names
   pipectl run --env TZ=UTC --dir /tmp -- date
   pipectl run --merge-stderr -- make > build.log
+  pipectl run -t -- top
+  pipectl run --stdout-tty -- python3 slow.py | tee log
   pipectl run --name solver --timeout 10m -- ./solve problem.cnf`,
 		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, rawFraming)
 	cmd.Flags().BoolVarP(&opts.quiet, "quiet", "q", false, "do not say the session's name on stderr")
+	cmd.Flags().Var(&opts.keys, "detach-keys", "with -t: keys that leave the program running: characters or ctrl-X, with commas between them")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s, and exit with 124 (else never)")
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		return runRun(ctx, f, c, &opts, args)
@@ -77,6 +88,9 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	}
 	if err := checkFeatures(ctx, c, process); err != nil {
 		return err
+	}
+	if opts.tty {
+		return runOnTerminal(ctx, f, c, opts, process)
 	}
 	// Nothing of stderr is dropped: when nobody takes it the program waits.
 	raw := &pipedv1.Framing{Name: rawFraming}
@@ -116,10 +130,14 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	if isGone(err) {
 		patience = goneTimeout // it was waited for already
 	}
+	removeSession(ctx, f, c, session, patience)
+	return err
+}
+
+func removeSession(ctx context.Context, f *factory, c *client.Client, session *pipedv1.Session, patience time.Duration) {
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	if gone := c.Delete(clean, session.GetUid(), true); gone != nil && !errors.Is(gone, client.ErrSessionNotFound) {
-		f.tell("note", fmt.Sprintf("session %s may still be there: %v", j.session, gone))
+		f.tell("note", fmt.Sprintf("session %s may still be there: %v", session.GetName(), gone))
 	}
-	return err
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 
+	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -86,3 +87,33 @@ func (t *terminal) suspend() error {
 
 // suspendSignal is what ctrl-z sends.
 const suspendSignal = syscall.SIGTSTP
+
+// newRawTerminal sets the mode in which every key comes through at once and means
+// nothing here: the terminal at the other side has its own. What is shown is shown as
+// it comes.
+func newRawTerminal(file *os.File) (*terminal, error) {
+	fd := int(file.Fd())
+	before, err := unix.IoctlGetTermios(fd, getTermios)
+	if err != nil {
+		return nil, os.NewSyscallError("tcgetattr", err)
+	}
+	t := &terminal{fd: fd, before: *before, mode: *before}
+	t.mode.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.mode.Oflag &^= unix.OPOST
+	t.mode.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.mode.Cflag = t.mode.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	t.mode.Cc[unix.VMIN], t.mode.Cc[unix.VTIME] = 1, 0
+	return t, t.set(&t.mode)
+}
+
+// windowSize is the size of a terminal.
+func windowSize(file *os.File) (*pipedv1.TerminalSize, error) {
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return nil, os.NewSyscallError("TIOCGWINSZ", err)
+	}
+	return &pipedv1.TerminalSize{Rows: uint32(size.Row), Columns: uint32(size.Col), Width: uint32(size.Xpixel), Height: uint32(size.Ypixel)}, nil
+}
+
+// resizeSignal says that the size has changed.
+const resizeSignal = syscall.SIGWINCH
