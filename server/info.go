@@ -108,7 +108,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // that older daemons do not have.
 func features() []string {
 	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-		"process/attributes", "process/merged", "process/stop", "stop", "watch"}
+		"process/attributes", "process/merged", "process/restart", "process/stop", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}
@@ -135,5 +135,6 @@ func limits(o Options, maxSessions int) *pipedv1.Limits {
 		StopCloseGrace:          durationpb.New(o.Sessions.StopCloseGrace),
 		StopGrace:               durationpb.New(o.Sessions.StopGrace),
 		MaxStopGrace:            durationpb.New(o.Sessions.MaxStopGrace),
+		IncarnationsKept:        uint32(o.Sessions.IncarnationsKept),
 	}
 }

@@ -24,13 +24,15 @@ const (
 	CauseDeleted
 	// CauseUnknown: nobody can tell how it ended.
 	CauseUnknown
+	// CauseRestarted: it was being stopped to be started again, for a client.
+	CauseRestarted Cause = 9
 )
 
 // String returns the cause in a word, for logs.
 func (c Cause) String() string {
 	names := [...]string{CauseOwn: "own", CauseSignal: "signal by a client", CauseStopped: "stopped", CauseTimeout: "timeout",
-		CauseDeleted: "deleted", CauseUnknown: "unknown"}
-	if int(c) < len(names) {
+		CauseDeleted: "deleted", CauseUnknown: "unknown", CauseRestarted: "restarted"}
+	if int(c) < len(names) && names[c] != "" {
 		return names[c]
 	}
 	return "cause " + strconv.Itoa(int(c))
@@ -54,9 +56,12 @@ func (p *Process) causeLocked(exit keeper.ExitStatus) Cause {
 	return CauseOwn
 }
 
-// condemn notes that the process is about to be ended with its session.
+// condemn notes that the process is about to be ended with its session: it is not
+// started again.
 func (p *Process) condemn() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.condemned = p.condemned || p.Running()
+	p.barred, p.record.Plan = true, nil
+	p.wakeLocked()
 }

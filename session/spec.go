@@ -87,6 +87,8 @@ type ProcessSpec struct {
 	// Stop is how it is stopped, Timeout how long after its start; 0: never.
 	Stop    StopPolicy    `json:",omitzero"`
 	Timeout time.Duration `json:",omitzero"`
+	// Restart says when it is started again; nil: never.
+	Restart *RestartPolicy `json:",omitempty"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -131,7 +133,10 @@ func (s *Spec) check(c *Config) error {
 		}
 	}
 	if s.Process != nil {
-		return s.Process.check(c)
+		if err := s.Process.check(c); err != nil {
+			return err
+		}
+		return s.Process.checkRestart(s.sealed)
 	}
 	return nil
 }
@@ -191,6 +196,9 @@ func (s *ProcessSpec) check(c *Config) error {
 		return argument("timeout %v: want 0, which is never, to %v", s.Timeout, maxTimeout)
 	}
 	if err := s.Stop.check(c.MaxStopGrace); err != nil {
+		return err
+	}
+	if err := s.Restart.check(); err != nil {
 		return err
 	}
 	return s.checkInherits()

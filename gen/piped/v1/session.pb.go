@@ -195,7 +195,8 @@ type Session_State int32
 const (
 	// Never sent.
 	Session_STATE_UNSPECIFIED Session_State = 0
-	// It has a running process, or an end that can still bring or take bytes.
+	// It has a process that runs or will be started again, or an end that can still
+	// bring or take bytes.
 	Session_STATE_ACTIVE Session_State = 1
 	// All processes have exited and all pipes have ended. Exit, finals and
 	// unread output are kept until it is deleted or expires.
@@ -371,8 +372,11 @@ const (
 	Process_STATE_UNSPECIFIED Process_State = 0
 	// It has not exited.
 	Process_STATE_RUNNING Process_State = 1
-	// It has exited. Its pipes may still bring bytes.
+	// It has exited, and is not started again by itself. Its pipes may still bring
+	// bytes.
 	Process_STATE_EXITED Process_State = 2
+	// It has exited, as exit says, and is started again at next_start_time.
+	Process_STATE_BACKOFF Process_State = 3
 )
 
 // Enum value maps for Process_State.
@@ -381,11 +385,13 @@ var (
 		0: "STATE_UNSPECIFIED",
 		1: "STATE_RUNNING",
 		2: "STATE_EXITED",
+		3: "STATE_BACKOFF",
 	}
 	Process_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_RUNNING":     1,
 		"STATE_EXITED":      2,
+		"STATE_BACKOFF":     3,
 	}
 )
 
@@ -414,6 +420,64 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_session_proto_rawDescGZIP(), []int{6, 0}
+}
+
+// Mode is when a process is started again.
+type RestartPolicy_Mode int32
+
+const (
+	// The default: never.
+	RestartPolicy_MODE_UNSPECIFIED RestartPolicy_Mode = 0
+	// Not by itself.
+	RestartPolicy_MODE_NEVER RestartPolicy_Mode = 1
+	// After a failure: another code than 0, a signal, a timeout, or an exit of which
+	// nobody can tell how it was.
+	RestartPolicy_MODE_ON_FAILURE RestartPolicy_Mode = 2
+	// After every exit.
+	RestartPolicy_MODE_ALWAYS RestartPolicy_Mode = 3
+)
+
+// Enum value maps for RestartPolicy_Mode.
+var (
+	RestartPolicy_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_NEVER",
+		2: "MODE_ON_FAILURE",
+		3: "MODE_ALWAYS",
+	}
+	RestartPolicy_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_NEVER":       1,
+		"MODE_ON_FAILURE":  2,
+		"MODE_ALWAYS":      3,
+	}
+)
+
+func (x RestartPolicy_Mode) Enum() *RestartPolicy_Mode {
+	p := new(RestartPolicy_Mode)
+	*p = x
+	return p
+}
+
+func (x RestartPolicy_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RestartPolicy_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+}
+
+func (RestartPolicy_Mode) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[7]
+}
+
+func (x RestartPolicy_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RestartPolicy_Mode.Descriptor instead.
+func (RestartPolicy_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Step is a step of a ladder.
@@ -461,11 +525,11 @@ func (x Stopping_Step) String() string {
 }
 
 func (Stopping_Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
 }
 
 func (Stopping_Step) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[7]
+	return &file_piped_v1_session_proto_enumTypes[8]
 }
 
 func (x Stopping_Step) Number() protoreflect.EnumNumber {
@@ -474,7 +538,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Scope is who is signalled.
@@ -515,11 +579,11 @@ func (x StopPolicy_Scope) String() string {
 }
 
 func (StopPolicy_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
 }
 
 func (StopPolicy_Scope) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[8]
+	return &file_piped_v1_session_proto_enumTypes[9]
 }
 
 func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
@@ -528,7 +592,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Cause is why a process ended.
@@ -550,6 +614,8 @@ const (
 	Exit_CAUSE_DELETED Exit_Cause = 5
 	// Nobody can tell: see unknown.
 	Exit_CAUSE_UNKNOWN Exit_Cause = 6
+	// It was being stopped by RestartProcess.
+	Exit_CAUSE_RESTARTED Exit_Cause = 9
 )
 
 // Enum value maps for Exit_Cause.
@@ -562,6 +628,7 @@ var (
 		4: "CAUSE_TIMEOUT",
 		5: "CAUSE_DELETED",
 		6: "CAUSE_UNKNOWN",
+		9: "CAUSE_RESTARTED",
 	}
 	Exit_Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED":      0,
@@ -571,6 +638,7 @@ var (
 		"CAUSE_TIMEOUT":          4,
 		"CAUSE_DELETED":          5,
 		"CAUSE_UNKNOWN":          6,
+		"CAUSE_RESTARTED":        9,
 	}
 )
 
@@ -585,11 +653,11 @@ func (x Exit_Cause) String() string {
 }
 
 func (Exit_Cause) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
 }
 
 func (Exit_Cause) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[9]
+	return &file_piped_v1_session_proto_enumTypes[10]
 }
 
 func (x Exit_Cause) Number() protoreflect.EnumNumber {
@@ -598,7 +666,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -638,11 +706,11 @@ func (x LogSpec_Overflow) String() string {
 }
 
 func (LogSpec_Overflow) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
 }
 
 func (LogSpec_Overflow) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[10]
+	return &file_piped_v1_session_proto_enumTypes[11]
 }
 
 func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
@@ -651,7 +719,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // Type is what happened.
@@ -681,6 +749,16 @@ const (
 	SessionEvent_TYPE_LEASE_RELEASED SessionEvent_Type = 9
 	// A lease was stolen or its time ran out.
 	SessionEvent_TYPE_LEASE_LOST SessionEvent_Type = 10
+	// A process that has exited will be started again; process.next_start_time says
+	// when. Also when an attempt to start it has failed, and the next one is due.
+	SessionEvent_TYPE_PROCESS_RESTARTING SessionEvent_Type = 11
+	// A process that has exited will not be started again, although its policy would
+	// have it, or it was to be: it was stopped meanwhile, or has been started as often
+	// as its policy allows.
+	SessionEvent_TYPE_PROCESS_GAVE_UP SessionEvent_Type = 12
+	// The oldest incarnation of a process was dropped, because there are more than
+	// Limits.incarnations_kept.
+	SessionEvent_TYPE_INCARNATION_DROPPED SessionEvent_Type = 13
 )
 
 // Enum value maps for SessionEvent_Type.
@@ -697,19 +775,25 @@ var (
 		8:  "TYPE_LEASE_ACQUIRED",
 		9:  "TYPE_LEASE_RELEASED",
 		10: "TYPE_LEASE_LOST",
+		11: "TYPE_PROCESS_RESTARTING",
+		12: "TYPE_PROCESS_GAVE_UP",
+		13: "TYPE_INCARNATION_DROPPED",
 	}
 	SessionEvent_Type_value = map[string]int32{
-		"TYPE_UNSPECIFIED":     0,
-		"TYPE_SESSION_CREATED": 1,
-		"TYPE_SESSION_ENDED":   2,
-		"TYPE_SESSION_DELETED": 3,
-		"TYPE_PIPE_CREATED":    4,
-		"TYPE_PROCESS_STARTED": 5,
-		"TYPE_PROCESS_EXITED":  6,
-		"TYPE_DIRECTION_ENDED": 7,
-		"TYPE_LEASE_ACQUIRED":  8,
-		"TYPE_LEASE_RELEASED":  9,
-		"TYPE_LEASE_LOST":      10,
+		"TYPE_UNSPECIFIED":         0,
+		"TYPE_SESSION_CREATED":     1,
+		"TYPE_SESSION_ENDED":       2,
+		"TYPE_SESSION_DELETED":     3,
+		"TYPE_PIPE_CREATED":        4,
+		"TYPE_PROCESS_STARTED":     5,
+		"TYPE_PROCESS_EXITED":      6,
+		"TYPE_DIRECTION_ENDED":     7,
+		"TYPE_LEASE_ACQUIRED":      8,
+		"TYPE_LEASE_RELEASED":      9,
+		"TYPE_LEASE_LOST":          10,
+		"TYPE_PROCESS_RESTARTING":  11,
+		"TYPE_PROCESS_GAVE_UP":     12,
+		"TYPE_INCARNATION_DROPPED": 13,
 	}
 )
 
@@ -724,11 +808,11 @@ func (x SessionEvent_Type) String() string {
 }
 
 func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
 }
 
 func (SessionEvent_Type) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[11]
+	return &file_piped_v1_session_proto_enumTypes[12]
 }
 
 func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
@@ -737,7 +821,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -871,8 +955,16 @@ type Pipe struct {
 	FramingOut *Framing `protobuf:"bytes,4,opt,name=framing_out,json=framingOut,proto3" json:"framing_out,omitempty"`
 	// Ends 1 and 2, as far as the daemon ever held them.
 	Endpoints []*Endpoint `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// Incarnation; the first is 1.
-	Incarnation   uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Incarnation; the first is 1. A pipe that is made anew for each start of a
+	// process has the incarnation of that process.
+	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Earlier incarnations that are retained, newest first. They can still be
+	// received from: see EndpointRef.incarnation.
+	Former []*Pipe `protobuf:"bytes,8,rep,name=former,proto3" json:"former,omitempty"`
+	// Of an earlier incarnation: messages that were sent into it and that the process
+	// had not read, as far as the kernel tells. They are never sent again by the
+	// daemon. On a socket it is the most that it can be.
+	UnreadInput   uint64 `protobuf:"varint,9,opt,name=unread_input,json=unreadInput,proto3" json:"unread_input,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -949,6 +1041,20 @@ func (x *Pipe) GetIncarnation() uint64 {
 	return 0
 }
 
+func (x *Pipe) GetFormer() []*Pipe {
+	if x != nil {
+		return x.Former
+	}
+	return nil
+}
+
+func (x *Pipe) GetUnreadInput() uint64 {
+	if x != nil {
+		return x.UnreadInput
+	}
+	return 0
+}
+
 // An EndpointRef names an endpoint.
 type EndpointRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -957,7 +1063,10 @@ type EndpointRef struct {
 	// Name of the pipe. Empty: the first of the session.
 	Pipe string `protobuf:"bytes,2,opt,name=pipe,proto3" json:"pipe,omitempty"`
 	// 1 or 2. 0 means 1.
-	End           uint32 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	End uint32 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	// Incarnation of the pipe. 0: the current one. One that is not there any more, or
+	// not yet, is refused with INCARNATION_NOT_FOUND.
+	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,6 +1118,13 @@ func (x *EndpointRef) GetPipe() string {
 func (x *EndpointRef) GetEnd() uint32 {
 	if x != nil {
 		return x.End
+	}
+	return 0
+}
+
+func (x *EndpointRef) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -1344,10 +1460,24 @@ type Process struct {
 	Stopping *Stopping `protobuf:"bytes,9,opt,name=stopping,proto3" json:"stopping,omitempty"`
 	// What StopPolicy.SCOPE_TREE reaches of it.
 	TreeKill TreeKill `protobuf:"varint,10,opt,name=tree_kill,json=treeKill,proto3,enum=piped.v1.TreeKill" json:"tree_kill,omitempty"`
-	// When its timeout is over, if it has one.
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// When its timeout is over, if it has one. It counts from the start of each
+	// incarnation.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Which start of it this is; the first is 1.
+	Incarnation uint64 `protobuf:"varint,15,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// How often it was started again. The count of its RestartPolicy, which begins
+	// anew after a healthy time, is another one.
+	Restarts uint64 `protobuf:"varint,16,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// When it is started again; only in STATE_BACKOFF.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
+	// Earlier incarnations that are retained, newest first, with their exits and
+	// finals.
+	Former []*Process `protobuf:"bytes,18,rep,name=former,proto3" json:"former,omitempty"`
+	// Why the last attempt to start it again failed, or why it is not started again
+	// although its policy would have it, for people.
+	RestartFailure string `protobuf:"bytes,19,opt,name=restart_failure,json=restartFailure,proto3" json:"restart_failure,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Process) Reset() {
@@ -1457,6 +1587,146 @@ func (x *Process) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Process) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Process) GetRestarts() uint64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Process) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
+}
+
+func (x *Process) GetFormer() []*Process {
+	if x != nil {
+		return x.Former
+	}
+	return nil
+}
+
+func (x *Process) GetRestartFailure() string {
+	if x != nil {
+		return x.RestartFailure
+	}
+	return ""
+}
+
+// A RestartPolicy says when a process that has exited is started again: a new
+// incarnation, with new standard streams, and a new pipe in place of each whose end
+// was handed over to it. Nobody starts it again whom a client stopped, whose session
+// is deleted, or whose daemon ends its sessions.
+type RestartPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Mode RestartPolicy_Mode `protobuf:"varint,1,opt,name=mode,proto3,enum=piped.v1.RestartPolicy_Mode" json:"mode,omitempty"`
+	// The wait before the first of starts in a row. Absent: 100 ms. At least 10 ms.
+	InitialBackoff *durationpb.Duration `protobuf:"bytes,2,opt,name=initial_backoff,json=initialBackoff,proto3" json:"initial_backoff,omitempty"`
+	// The longest wait. Absent: 30 s, or initial_backoff if that is longer.
+	MaxBackoff *durationpb.Duration `protobuf:"bytes,3,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	// By how much each wait is longer than the one before. 0: 2. At least 1.
+	Multiplier float64 `protobuf:"fixed64,4,opt,name=multiplier,proto3" json:"multiplier,omitempty"`
+	// Each wait is made shorter at random by up to this part of it, 0 to 1, so that
+	// what failed together is not started together. Absent: 0.1.
+	Jitter *float64 `protobuf:"fixed64,5,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
+	// It is not started again after so many starts in a row. 0: no bound.
+	MaxRestarts uint32 `protobuf:"varint,6,opt,name=max_restarts,json=maxRestarts,proto3" json:"max_restarts,omitempty"`
+	// A process that ran for so long was well: the wait and the count begin anew.
+	// Absent: 10 s. Zero: no process ever was.
+	HealthyAfter  *durationpb.Duration `protobuf:"bytes,7,opt,name=healthy_after,json=healthyAfter,proto3" json:"healthy_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPolicy) Reset() {
+	*x = RestartPolicy{}
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPolicy) ProtoMessage() {}
+
+func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
+func (*RestartPolicy) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestartPolicy) GetMode() RestartPolicy_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return RestartPolicy_MODE_UNSPECIFIED
+}
+
+func (x *RestartPolicy) GetInitialBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.InitialBackoff
+	}
+	return nil
+}
+
+func (x *RestartPolicy) GetMaxBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return nil
+}
+
+func (x *RestartPolicy) GetMultiplier() float64 {
+	if x != nil {
+		return x.Multiplier
+	}
+	return 0
+}
+
+func (x *RestartPolicy) GetJitter() float64 {
+	if x != nil && x.Jitter != nil {
+		return *x.Jitter
+	}
+	return 0
+}
+
+func (x *RestartPolicy) GetMaxRestarts() uint32 {
+	if x != nil {
+		return x.MaxRestarts
+	}
+	return 0
+}
+
+func (x *RestartPolicy) GetHealthyAfter() *durationpb.Duration {
+	if x != nil {
+		return x.HealthyAfter
+	}
+	return nil
+}
+
 // A Stopping is how far a ladder has come.
 type Stopping struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1467,7 +1737,8 @@ type Stopping struct {
 	// When the next step comes, if the process has not exited by then. Absent when
 	// there is none.
 	NextTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
-	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT or CAUSE_DELETED.
+	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT, CAUSE_DELETED or
+	// CAUSE_RESTARTED.
 	Cause         Exit_Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1475,7 +1746,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1758,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1771,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -1563,7 +1834,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1846,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1859,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -1668,7 +1939,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1951,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1964,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Final) GetPipe() string {
@@ -1760,7 +2031,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +2043,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2056,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -1904,7 +2175,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2187,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2200,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -1972,7 +2243,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2255,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2268,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2048,7 +2319,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2331,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2344,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2142,13 +2413,17 @@ type ProcessSpec struct {
 	// Programs with a set-user-ID bit or file capabilities give it nothing, for
 	// ever: PR_SET_NO_NEW_PRIVS.
 	NoNewPrivileges bool `protobuf:"varint,26,opt,name=no_new_privileges,json=noNewPrivileges,proto3" json:"no_new_privileges,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// When it is started again. Absent: never. With a policy that does, every end that
+	// is handed over must be of a pipe that the same request creates, and end 2:
+	// nobody could hand over another one twice.
+	Restart       *RestartPolicy `protobuf:"bytes,33,opt,name=restart,proto3" json:"restart,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2435,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2448,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -2316,6 +2591,13 @@ func (x *ProcessSpec) GetNoNewPrivileges() bool {
 	return false
 }
 
+func (x *ProcessSpec) GetRestart() *RestartPolicy {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
 // ResourceLimit is a limit of setrlimit(2).
 type ResourceLimit struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2333,7 +2615,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2627,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2640,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -2404,7 +2686,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2698,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2711,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2481,7 +2763,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2775,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2788,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2555,7 +2837,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2849,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2862,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -2604,7 +2886,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2898,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2911,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2657,7 +2939,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2951,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2964,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2711,7 +2993,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +3005,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +3018,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2787,7 +3069,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3081,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3094,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2856,7 +3138,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3150,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3163,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2953,7 +3235,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3247,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3260,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3072,7 +3354,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3366,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3379,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3124,14 +3406,19 @@ type SessionEvent struct {
 	// The lease, for LEASE events; after LOST the one that was lost.
 	Lease *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
 	// Why, for people; the new holder after a LEASE_LOST.
-	Detail        string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Incarnation of the pipe, for PIPE, DIRECTION and LEASE events.
+	Incarnation uint64 `protobuf:"varint,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// For PROCESS_RESTARTING what the process left of its input, for
+	// INCARNATION_DROPPED what is gone with it.
+	Unread        *Unread `protobuf:"bytes,13,opt,name=unread,proto3" json:"unread,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3430,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3443,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3236,6 +3523,85 @@ func (x *SessionEvent) GetDetail() string {
 	return ""
 }
 
+func (x *SessionEvent) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *SessionEvent) GetUnread() *Unread {
+	if x != nil {
+		return x.Unread
+	}
+	return nil
+}
+
+// Unread is what nobody has read of an incarnation.
+type Unread struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Messages that clients had sent and the process had not read; see
+	// Pipe.unread_input.
+	InputMessages uint64 `protobuf:"varint,1,opt,name=input_messages,json=inputMessages,proto3" json:"input_messages,omitempty"`
+	// Messages of the process that no consumer had acknowledged.
+	OutputMessages uint64 `protobuf:"varint,2,opt,name=output_messages,json=outputMessages,proto3" json:"output_messages,omitempty"`
+	// Their bytes, framing included.
+	OutputBytes   uint64 `protobuf:"varint,3,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unread) Reset() {
+	*x = Unread{}
+	mi := &file_piped_v1_session_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unread) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unread) ProtoMessage() {}
+
+func (x *Unread) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unread.ProtoReflect.Descriptor instead.
+func (*Unread) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Unread) GetInputMessages() uint64 {
+	if x != nil {
+		return x.InputMessages
+	}
+	return 0
+}
+
+func (x *Unread) GetOutputMessages() uint64 {
+	if x != nil {
+		return x.OutputMessages
+	}
+	return 0
+}
+
+func (x *Unread) GetOutputBytes() uint64 {
+	if x != nil {
+		return x.OutputBytes
+	}
+	return 0
+}
+
 // DeleteSessionRequest removes a session.
 type DeleteSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3249,7 +3615,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3627,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3640,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3300,7 +3666,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3678,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3691,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -3343,7 +3709,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +3721,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +3734,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -3403,7 +3769,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3781,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3794,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -3454,7 +3820,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3832,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3845,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3514,7 +3880,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3892,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3905,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -3564,7 +3930,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3942,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3955,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3622,7 +3988,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +4000,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +4013,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3658,14 +4024,17 @@ type WaitProcessRequest struct {
 	// Name of the process. Empty: the first.
 	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
 	// How long. Zero or negative: look once. Absent: for ever.
-	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	// Wait for the exit of this incarnation. 0: until the process has exited and is
+	// not started again.
+	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +4046,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +4059,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3714,10 +4083,17 @@ func (x *WaitProcessRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *WaitProcessRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 // WaitProcessResponse returns the process.
 type WaitProcessResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The process; still running after the timeout.
+	// The process; still running, or waiting for its next start, after the timeout.
 	Process       *Process `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3725,7 +4101,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +4113,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +4126,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3778,7 +4154,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +4166,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +4179,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -3845,7 +4221,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +4233,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,10 +4246,131 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// RestartProcessRequest starts a process anew.
+type RestartProcessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call repeatable; see CreateSessionRequest.request_id. Remembered as
+	// long as the incarnation that it started.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	// Name of the process. Empty: the first.
+	Process string `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`
+	// How it is stopped, where it should not be as ProcessSpec.stop said. It is killed
+	// in the end: skip_kill is refused here, and not looked at in ProcessSpec.stop.
+	Policy        *StopPolicy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartProcessRequest) Reset() {
+	*x = RestartProcessRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartProcessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartProcessRequest) ProtoMessage() {}
+
+func (x *RestartProcessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartProcessRequest.ProtoReflect.Descriptor instead.
+func (*RestartProcessRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RestartProcessRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RestartProcessRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *RestartProcessRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *RestartProcessRequest) GetPolicy() *StopPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+// RestartProcessResponse returns the process.
+type RestartProcessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new incarnation.
+	Process       *Process `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartProcessResponse) Reset() {
+	*x = RestartProcessResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartProcessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartProcessResponse) ProtoMessage() {}
+
+func (x *RestartProcessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartProcessResponse.ProtoReflect.Descriptor instead.
+func (*RestartProcessResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RestartProcessResponse) GetProcess() *Process {
 	if x != nil {
 		return x.Process
 	}
@@ -3897,7 +4394,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +4406,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4419,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3964,7 +4461,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4473,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4486,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -4022,7 +4519,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x02\"\xce\x02\n" +
+	"\vSTATE_ENDED\x10\x02\"\x99\x03\n" +
 	"\x04Pipe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -4031,17 +4528,20 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vframing_out\x18\x04 \x01(\v2\x11.piped.v1.FramingR\n" +
 	"framingOut\x120\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x12.piped.v1.EndpointR\tendpoints\x12 \n" +
-	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\"O\n" +
+	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12&\n" +
+	"\x06former\x18\b \x03(\v2\x0e.piped.v1.PipeR\x06former\x12!\n" +
+	"\funread_input\x18\t \x01(\x04R\vunreadInput\"O\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DUPLEX\x10\x01\x12\x10\n" +
 	"\fKIND_ONE_WAY\x10\x02\x12\x0e\n" +
 	"\n" +
-	"KIND_STDIO\x10\x03\"M\n" +
+	"KIND_STDIO\x10\x03\"o\n" +
 	"\vEndpointRef\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x12\n" +
 	"\x04pipe\x18\x02 \x01(\tR\x04pipe\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\rR\x03end\"\xe2\x02\n" +
+	"\x03end\x18\x03 \x01(\rR\x03end\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"\xe2\x02\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03end\x18\x01 \x01(\rR\x03end\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.piped.v1.Endpoint.StateR\x05state\x12\x16\n" +
@@ -4073,7 +4573,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x18\n" +
 	"\acommand\x18\x02 \x01(\tR\acommand\x12\x10\n" +
 	"\x03fds\x18\x03 \x03(\x05R\x03fds\x12\x16\n" +
-	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\x87\x04\n" +
+	"\x06daemon\x18\x04 \x01(\bR\x06daemon\"\xf0\x05\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -4087,11 +4587,35 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bstopping\x18\t \x01(\v2\x12.piped.v1.StoppingR\bstopping\x12/\n" +
 	"\ttree_kill\x18\n" +
 	" \x01(\x0e2\x12.piped.v1.TreeKillR\btreeKill\x126\n" +
-	"\bdeadline\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"C\n" +
+	"\bdeadline\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12 \n" +
+	"\vincarnation\x18\x0f \x01(\x04R\vincarnation\x12\x1a\n" +
+	"\brestarts\x18\x10 \x01(\x04R\brestarts\x12B\n" +
+	"\x0fnext_start_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12)\n" +
+	"\x06former\x18\x12 \x03(\v2\x11.piped.v1.ProcessR\x06former\x12'\n" +
+	"\x0frestart_failure\x18\x13 \x01(\tR\x0erestartFailure\"V\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x02\"\xb2\x02\n" +
+	"\fSTATE_EXITED\x10\x02\x12\x11\n" +
+	"\rSTATE_BACKOFF\x10\x03\"\xc0\x03\n" +
+	"\rRestartPolicy\x120\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x1c.piped.v1.RestartPolicy.ModeR\x04mode\x12B\n" +
+	"\x0finitial_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0einitialBackoff\x12:\n" +
+	"\vmax_backoff\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxBackoff\x12\x1e\n" +
+	"\n" +
+	"multiplier\x18\x04 \x01(\x01R\n" +
+	"multiplier\x12\x1b\n" +
+	"\x06jitter\x18\x05 \x01(\x01H\x00R\x06jitter\x88\x01\x01\x12!\n" +
+	"\fmax_restarts\x18\x06 \x01(\rR\vmaxRestarts\x12>\n" +
+	"\rhealthy_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\fhealthyAfter\"R\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"MODE_NEVER\x10\x01\x12\x13\n" +
+	"\x0fMODE_ON_FAILURE\x10\x02\x12\x0f\n" +
+	"\vMODE_ALWAYS\x10\x03B\t\n" +
+	"\a_jitter\"\xb2\x02\n" +
 	"\bStopping\x12+\n" +
 	"\x04step\x18\x01 \x01(\x0e2\x17.piped.v1.Stopping.StepR\x04step\x127\n" +
 	"\tstep_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bstepTime\x127\n" +
@@ -4134,7 +4658,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xcd\x03\n" +
+	"\t_all_read\"\xe2\x03\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -4144,7 +4668,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"coreDumped\x127\n" +
 	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
 	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usage\x12*\n" +
-	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"\x95\x01\n" +
+	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"\xaa\x01\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tCAUSE_OWN\x10\x01\x12\x1a\n" +
@@ -4152,7 +4676,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rCAUSE_STOPPED\x10\x03\x12\x11\n" +
 	"\rCAUSE_TIMEOUT\x10\x04\x12\x11\n" +
 	"\rCAUSE_DELETED\x10\x05\x12\x11\n" +
-	"\rCAUSE_UNKNOWN\x10\x06B\b\n" +
+	"\rCAUSE_UNKNOWN\x10\x06\x12\x13\n" +
+	"\x0fCAUSE_RESTARTED\x10\tB\b\n" +
 	"\x06status\"\xae\x01\n" +
 	"\fProcessUsage\x126\n" +
 	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
@@ -4173,7 +4698,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\x80\x06\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xb3\x06\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -4197,7 +4722,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x06limits\x18\x17 \x03(\v2\x17.piped.v1.ResourceLimitR\x06limits\x12\x17\n" +
 	"\x04nice\x18\x18 \x01(\x05H\x00R\x04nice\x88\x01\x01\x12\x19\n" +
 	"\x05umask\x18\x19 \x01(\rH\x01R\x05umask\x88\x01\x01\x12*\n" +
-	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivilegesB\a\n" +
+	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivileges\x121\n" +
+	"\arestart\x18! \x01(\v2\x17.piped.v1.RestartPolicyR\arestartB\a\n" +
 	"\x05_niceB\b\n" +
 	"\x06_umask\"o\n" +
 	"\rResourceLimit\x12\x1a\n" +
@@ -4262,7 +4788,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\theartbeat\x18\x05 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
 	"\n" +
 	"\bresponse\"\r\n" +
-	"\vSnapshotEnd\"\xe1\x05\n" +
+	"\vSnapshotEnd\"\x82\a\n" +
 	"\fSessionEvent\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.piped.v1.SessionEvent.TypeR\x04type\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -4275,10 +4801,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05final\x18\t \x01(\v2\x0f.piped.v1.FinalR\x05final\x12%\n" +
 	"\x05lease\x18\n" +
 	" \x01(\v2\x0f.piped.v1.LeaseR\x05lease\x12\x16\n" +
-	"\x06detail\x18\v \x01(\tR\x06detail\x1a9\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x12 \n" +
+	"\vincarnation\x18\f \x01(\x04R\vincarnation\x12(\n" +
+	"\x06unread\x18\r \x01(\v2\x10.piped.v1.UnreadR\x06unread\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x02\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14TYPE_SESSION_CREATED\x10\x01\x12\x16\n" +
@@ -4291,7 +4819,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x13TYPE_LEASE_ACQUIRED\x10\b\x12\x17\n" +
 	"\x13TYPE_LEASE_RELEASED\x10\t\x12\x13\n" +
 	"\x0fTYPE_LEASE_LOST\x10\n" +
-	"\"F\n" +
+	"\x12\x1b\n" +
+	"\x17TYPE_PROCESS_RESTARTING\x10\v\x12\x18\n" +
+	"\x14TYPE_PROCESS_GAVE_UP\x10\f\x12\x1c\n" +
+	"\x18TYPE_INCARNATION_DROPPED\x10\r\"{\n" +
+	"\x06Unread\x12%\n" +
+	"\x0einput_messages\x18\x01 \x01(\x04R\rinputMessages\x12'\n" +
+	"\x0foutput_messages\x18\x02 \x01(\x04R\x0eoutputMessages\x12!\n" +
+	"\foutput_bytes\x18\x03 \x01(\x04R\voutputBytes\"F\n" +
 	"\x14DeleteSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x17\n" +
@@ -4314,11 +4849,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x17\n" +
-	"\x15SignalProcessResponse\"\x8e\x01\n" +
+	"\x15SignalProcessResponse\"\xb0\x01\n" +
 	"\x12WaitProcessRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x128\n" +
-	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\atimeout\x88\x01\x01B\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\atimeout\x88\x01\x01\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnationB\n" +
 	"\n" +
 	"\b_timeout\"B\n" +
 	"\x13WaitProcessResponse\x12+\n" +
@@ -4331,6 +4867,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"\b_timeout\"B\n" +
 	"\x13StopProcessResponse\x12+\n" +
+	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\x98\x01\n" +
+	"\x15RestartProcessRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\asession\x18\x02 \x01(\tR\asession\x12\x18\n" +
+	"\aprocess\x18\x03 \x01(\tR\aprocess\x12,\n" +
+	"\x06policy\x18\x04 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\"E\n" +
+	"\x16RestartProcessResponse\x12+\n" +
 	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\xd2\x01\n" +
 	"\x12StopSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12:\n" +
@@ -4353,7 +4897,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
-	"\x11STDIO_MODE_MERGED\x10\x032\xee\x06\n" +
+	"\x11STDIO_MODE_MERGED\x10\x032\xc3\a\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -4367,7 +4911,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rSignalProcess\x12\x1e.piped.v1.SignalProcessRequest\x1a\x1f.piped.v1.SignalProcessResponse\x12J\n" +
 	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12J\n" +
 	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
-	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponseB\x8e\x01\n" +
+	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponse\x12S\n" +
+	"\x0eRestartProcess\x12\x1f.piped.v1.RestartProcessRequest\x1a .piped.v1.RestartProcessResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
 var (
@@ -4382,190 +4927,208 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_piped_v1_session_proto_goTypes = []any{
-	(TreeKill)(0),                 // 0: piped.v1.TreeKill
-	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
-	(StdioMode)(0),                // 2: piped.v1.StdioMode
-	(Session_State)(0),            // 3: piped.v1.Session.State
-	(Pipe_Kind)(0),                // 4: piped.v1.Pipe.Kind
-	(Endpoint_State)(0),           // 5: piped.v1.Endpoint.State
-	(Process_State)(0),            // 6: piped.v1.Process.State
-	(Stopping_Step)(0),            // 7: piped.v1.Stopping.Step
-	(StopPolicy_Scope)(0),         // 8: piped.v1.StopPolicy.Scope
-	(Exit_Cause)(0),               // 9: piped.v1.Exit.Cause
-	(LogSpec_Overflow)(0),         // 10: piped.v1.LogSpec.Overflow
-	(SessionEvent_Type)(0),        // 11: piped.v1.SessionEvent.Type
-	(*Session)(nil),               // 12: piped.v1.Session
-	(*Pipe)(nil),                  // 13: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 14: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 15: piped.v1.Endpoint
-	(*Flow)(nil),                  // 16: piped.v1.Flow
-	(*Holder)(nil),                // 17: piped.v1.Holder
-	(*Process)(nil),               // 18: piped.v1.Process
-	(*Stopping)(nil),              // 19: piped.v1.Stopping
-	(*StopPolicy)(nil),            // 20: piped.v1.StopPolicy
-	(*Final)(nil),                 // 21: piped.v1.Final
-	(*Exit)(nil),                  // 22: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 23: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 24: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 25: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 26: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 27: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 28: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 29: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 30: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 31: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 32: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 33: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 34: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 35: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 36: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 37: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 38: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 39: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 40: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 41: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 42: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 43: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 44: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 45: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 46: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 47: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 48: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),    // 49: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),   // 50: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),    // 51: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 52: piped.v1.StopSessionResponse
-	nil,                           // 53: piped.v1.Session.LabelsEntry
-	nil,                           // 54: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 55: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 56: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 57: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
-	(*Framing)(nil),               // 59: piped.v1.Framing
-	(*End)(nil),                   // 60: piped.v1.End
-	(*Lease)(nil),                 // 61: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 63: piped.v1.Heartbeat
+	(TreeKill)(0),                  // 0: piped.v1.TreeKill
+	(EnvironmentBase)(0),           // 1: piped.v1.EnvironmentBase
+	(StdioMode)(0),                 // 2: piped.v1.StdioMode
+	(Session_State)(0),             // 3: piped.v1.Session.State
+	(Pipe_Kind)(0),                 // 4: piped.v1.Pipe.Kind
+	(Endpoint_State)(0),            // 5: piped.v1.Endpoint.State
+	(Process_State)(0),             // 6: piped.v1.Process.State
+	(RestartPolicy_Mode)(0),        // 7: piped.v1.RestartPolicy.Mode
+	(Stopping_Step)(0),             // 8: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),          // 9: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),                // 10: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),          // 11: piped.v1.LogSpec.Overflow
+	(SessionEvent_Type)(0),         // 12: piped.v1.SessionEvent.Type
+	(*Session)(nil),                // 13: piped.v1.Session
+	(*Pipe)(nil),                   // 14: piped.v1.Pipe
+	(*EndpointRef)(nil),            // 15: piped.v1.EndpointRef
+	(*Endpoint)(nil),               // 16: piped.v1.Endpoint
+	(*Flow)(nil),                   // 17: piped.v1.Flow
+	(*Holder)(nil),                 // 18: piped.v1.Holder
+	(*Process)(nil),                // 19: piped.v1.Process
+	(*RestartPolicy)(nil),          // 20: piped.v1.RestartPolicy
+	(*Stopping)(nil),               // 21: piped.v1.Stopping
+	(*StopPolicy)(nil),             // 22: piped.v1.StopPolicy
+	(*Final)(nil),                  // 23: piped.v1.Final
+	(*Exit)(nil),                   // 24: piped.v1.Exit
+	(*ProcessUsage)(nil),           // 25: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),               // 26: piped.v1.PipeSpec
+	(*LogSpec)(nil),                // 27: piped.v1.LogSpec
+	(*ProcessSpec)(nil),            // 28: piped.v1.ProcessSpec
+	(*ResourceLimit)(nil),          // 29: piped.v1.ResourceLimit
+	(*Inherit)(nil),                // 30: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),   // 31: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),  // 32: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),      // 33: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),     // 34: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),    // 35: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),   // 36: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),   // 37: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil),  // 38: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),            // 39: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),           // 40: piped.v1.SessionEvent
+	(*Unread)(nil),                 // 41: piped.v1.Unread
+	(*DeleteSessionRequest)(nil),   // 42: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),  // 43: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),      // 44: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),     // 45: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),    // 46: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),   // 47: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),   // 48: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),  // 49: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),     // 50: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),    // 51: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),     // 52: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),    // 53: piped.v1.StopProcessResponse
+	(*RestartProcessRequest)(nil),  // 54: piped.v1.RestartProcessRequest
+	(*RestartProcessResponse)(nil), // 55: piped.v1.RestartProcessResponse
+	(*StopSessionRequest)(nil),     // 56: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),    // 57: piped.v1.StopSessionResponse
+	nil,                            // 58: piped.v1.Session.LabelsEntry
+	nil,                            // 59: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                            // 60: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                            // 61: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                            // 62: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 63: google.protobuf.Timestamp
+	(*Framing)(nil),                // 64: piped.v1.Framing
+	(*End)(nil),                    // 65: piped.v1.End
+	(*Lease)(nil),                  // 66: piped.v1.Lease
+	(*durationpb.Duration)(nil),    // 67: google.protobuf.Duration
+	(*Heartbeat)(nil),              // 68: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	53, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
-	3,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	58, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	58, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	58, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	18, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	4,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	59, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	15, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	5,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	16, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	16, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	17, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	58, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	60, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	61, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	6,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	58, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	22, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	28, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	21, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	19, // 23: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,  // 24: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	58, // 25: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 26: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	58, // 27: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	58, // 28: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,  // 29: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	62, // 30: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	62, // 31: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,  // 32: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	60, // 33: piped.v1.Final.last:type_name -> piped.v1.End
-	58, // 34: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	23, // 35: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,  // 36: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	62, // 37: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	62, // 38: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,  // 39: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 40: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	59, // 41: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	25, // 42: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10, // 43: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,  // 44: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,  // 45: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,  // 46: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,  // 47: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	24, // 48: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	24, // 49: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	28, // 50: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	20, // 51: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	62, // 52: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	27, // 53: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	54, // 54: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	24, // 55: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	26, // 56: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	12, // 57: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	12, // 58: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,  // 59: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	55, // 60: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	12, // 61: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	56, // 62: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	62, // 63: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,  // 64: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	12, // 65: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	37, // 66: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	38, // 67: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	63, // 68: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	11, // 69: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	58, // 70: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	57, // 71: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	18, // 72: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	21, // 73: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	61, // 74: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	24, // 75: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	13, // 76: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	26, // 77: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	18, // 78: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	62, // 79: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 80: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	20, // 81: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	62, // 82: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 83: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	62, // 84: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	62, // 85: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	20, // 86: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	18, // 87: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	29, // 88: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	31, // 89: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	33, // 90: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	35, // 91: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	39, // 92: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	41, // 93: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	43, // 94: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	45, // 95: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	47, // 96: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	49, // 97: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	51, // 98: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	30, // 99: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	32, // 100: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	34, // 101: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	36, // 102: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	40, // 103: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	42, // 104: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	44, // 105: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	46, // 106: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	48, // 107: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	50, // 108: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	52, // 109: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	99, // [99:110] is the sub-list for method output_type
-	88, // [88:99] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	58,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
+	63,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	63,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	63,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	14,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	19,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	4,   // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
+	64,  // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	64,  // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	16,  // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	14,  // 11: piped.v1.Pipe.former:type_name -> piped.v1.Pipe
+	5,   // 12: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	17,  // 13: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	17,  // 14: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	18,  // 15: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	63,  // 16: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	65,  // 17: piped.v1.Flow.end:type_name -> piped.v1.End
+	66,  // 18: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	6,   // 19: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	63,  // 20: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	24,  // 21: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	30,  // 22: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	23,  // 23: piped.v1.Process.finals:type_name -> piped.v1.Final
+	21,  // 24: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 25: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	63,  // 26: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	63,  // 27: piped.v1.Process.next_start_time:type_name -> google.protobuf.Timestamp
+	19,  // 28: piped.v1.Process.former:type_name -> piped.v1.Process
+	7,   // 29: piped.v1.RestartPolicy.mode:type_name -> piped.v1.RestartPolicy.Mode
+	67,  // 30: piped.v1.RestartPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	67,  // 31: piped.v1.RestartPolicy.max_backoff:type_name -> google.protobuf.Duration
+	67,  // 32: piped.v1.RestartPolicy.healthy_after:type_name -> google.protobuf.Duration
+	8,   // 33: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	63,  // 34: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	63,  // 35: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	10,  // 36: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	67,  // 37: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	67,  // 38: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	9,   // 39: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	65,  // 40: piped.v1.Final.last:type_name -> piped.v1.End
+	63,  // 41: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	25,  // 42: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	10,  // 43: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	67,  // 44: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	67,  // 45: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,   // 46: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	64,  // 47: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	64,  // 48: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	27,  // 49: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	11,  // 50: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 51: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 52: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 53: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 54: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	26,  // 55: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	26,  // 56: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	30,  // 57: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	22,  // 58: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	67,  // 59: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	29,  // 60: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	20,  // 61: piped.v1.ProcessSpec.restart:type_name -> piped.v1.RestartPolicy
+	59,  // 62: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	26,  // 63: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	28,  // 64: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	13,  // 65: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	13,  // 66: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 67: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	60,  // 68: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	13,  // 69: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	61,  // 70: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	67,  // 71: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 72: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	13,  // 73: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	39,  // 74: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	40,  // 75: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	68,  // 76: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	12,  // 77: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	63,  // 78: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	62,  // 79: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	19,  // 80: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	23,  // 81: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	66,  // 82: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	41,  // 83: piped.v1.SessionEvent.unread:type_name -> piped.v1.Unread
+	26,  // 84: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	14,  // 85: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	28,  // 86: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	19,  // 87: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	67,  // 88: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	19,  // 89: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	22,  // 90: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	67,  // 91: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	19,  // 92: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	22,  // 93: piped.v1.RestartProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	19,  // 94: piped.v1.RestartProcessResponse.process:type_name -> piped.v1.Process
+	67,  // 95: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	67,  // 96: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	22,  // 97: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	19,  // 98: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	31,  // 99: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	33,  // 100: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	35,  // 101: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	37,  // 102: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	42,  // 103: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	44,  // 104: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	46,  // 105: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	48,  // 106: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	50,  // 107: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	52,  // 108: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	56,  // 109: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	54,  // 110: piped.v1.SessionService.RestartProcess:input_type -> piped.v1.RestartProcessRequest
+	32,  // 111: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	34,  // 112: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	36,  // 113: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	38,  // 114: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	43,  // 115: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	45,  // 116: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	47,  // 117: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	49,  // 118: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	51,  // 119: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	53,  // 120: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	57,  // 121: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	55,  // 122: piped.v1.SessionService.RestartProcess:output_type -> piped.v1.RestartProcessResponse
+	111, // [111:123] is the sub-list for method output_type
+	99,  // [99:111] is the sub-list for method input_type
+	99,  // [99:99] is the sub-list for extension type_name
+	99,  // [99:99] is the sub-list for extension extendee
+	0,   // [0:99] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -4575,30 +5138,31 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[7].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[24].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[25].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[35].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[37].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[39].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   46,
+			NumEnums:      13,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
