@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,8 +114,9 @@ func TestVerifyComparesEachPartyWithItsOwnIncarnation(t *testing.T) {
 func TestRestartsGoOnWithTheNextDaemon(t *testing.T) {
 	c := mortal(t, "--incarnations-kept", "100")
 	const last = 40
+	starts := filepath.Join(t.TempDir(), "starts")
 	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Name: "svc",
-		Args: []string{"sh", "-c", "echo $$ started; read x; exit 1"}, Stdin: pipedv1.StdioMode_STDIO_MODE_NULL,
+		Args: []string{"sh", "-c", "echo x >> " + starts + "; echo $$ started; exit 1"}, Stdin: pipedv1.StdioMode_STDIO_MODE_NULL,
 		Restart: &pipedv1.RestartPolicy{Mode: pipedv1.RestartPolicy_MODE_ALWAYS, InitialBackoff: durationpb.New(10 * time.Millisecond),
 			MaxBackoff: durationpb.New(10 * time.Millisecond), MaxRestarts: last - 1}}})
 	stop := killing(t, c, 10*time.Millisecond)
@@ -124,6 +128,9 @@ func TestRestartsGoOnWithTheNextDaemon(t *testing.T) {
 	if p.GetIncarnation() != last || p.GetRestarts() != last-1 || len(p.GetFormer()) != last-1 || p.GetRestartFailure() == "" {
 		t.Errorf("after %d kills it is in incarnation %d, after %d restarts, with %d kept: %s", kills, p.GetIncarnation(), p.GetRestarts(),
 			len(p.GetFormer()), p.GetRestartFailure())
+	}
+	if text, err := os.ReadFile(starts); err != nil || strings.Count(string(text), "x") != last {
+		t.Errorf("it was started %d times, want %d: %v", strings.Count(string(text), "x"), last, err)
 	}
 	said := make(map[string]bool)
 	for n := uint64(1); n <= last; n++ {
