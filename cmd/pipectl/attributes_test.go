@@ -46,6 +46,7 @@ func TestEachFlagThatAnOlderDaemonWouldNotSeeNeedsAFeature(t *testing.T) {
 		{"process/attributes", &pipedv1.ProcessSpec{Umask: new(uint32(0))}},
 		{"process/attributes", &pipedv1.ProcessSpec{NoNewPrivileges: true}},
 		{"process/merged", &pipedv1.ProcessSpec{Stderr: pipedv1.StdioMode_STDIO_MODE_MERGED}},
+		{"process/restart", &pipedv1.ProcessSpec{Restart: &pipedv1.RestartPolicy{}}},
 		{"process/stop", &pipedv1.ProcessSpec{Stop: &pipedv1.StopPolicy{}}},
 	} {
 		if needed := features(feature.spec); len(needed) != 1 || needed[feature.want] == "" {

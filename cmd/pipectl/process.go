@@ -127,6 +127,9 @@ func features(spec *pipedv1.ProcessSpec) map[string]string {
 	if spec.GetTimeout() != nil || spec.GetStop() != nil {
 		needed["process/stop"] = "--timeout and --stop-grace"
 	}
+	if spec.GetRestart() != nil {
+		needed[featureRestart] = "--restart"
+	}
 	if spec.GetStderr() == pipedv1.StdioMode_STDIO_MODE_MERGED {
 		needed["process/merged"] = "--merge-stderr"
 	}
