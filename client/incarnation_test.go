@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -146,4 +147,70 @@ func TestRestartsGoOnWithTheNextDaemon(t *testing.T) {
 		closeAll(t, r)
 	}
 	t.Logf("kills=%d", kills)
+}
+
+// TestRestartIsCarriedOutOnceOverKills asks for restarts while the daemon is killed
+// again and again: each call makes exactly one incarnation.
+func TestRestartIsCarriedOutOnceOverKills(t *testing.T) {
+	c := mortal(t)
+	session, e := service(t, c, 1)
+	stop := killing(t, c, 50*time.Millisecond)
+	for n := uint64(2); n <= 30; n++ {
+		p := restart(t, c, session)
+		if p.GetIncarnation() != n || p.GetRestarts() != n-1 {
+			t.Fatalf("call %d made incarnation %d, restart %d", n-1, p.GetIncarnation(), p.GetRestarts())
+		}
+		r := newReader(t, e, client.ReaderOptions{})
+		readOn(t, r, 1, 1)
+		if r.Incarnation() != n {
+			t.Errorf("the current one is %d, want %d", r.Incarnation(), n)
+		}
+		closeAll(t, r)
+	}
+	wantKills(t, stop)
+}
+
+// TestRestartsGoOnWithTheNextKeeper kills the keeper while a process is started again
+// and again.
+func TestRestartsGoOnWithTheNextKeeper(t *testing.T) {
+	c := mortal(t)
+	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Name: "svc", Args: []string{"sh", "-c", "echo 1; exit 1"},
+		Restart: &pipedv1.RestartPolicy{Mode: pipedv1.RestartPolicy_MODE_ALWAYS, InitialBackoff: durationpb.New(10 * time.Millisecond),
+			MaxBackoff: durationpb.New(10 * time.Millisecond)}}})
+	for kills := 0; kills < 8; kills++ {
+		info, err := c.Info(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, err := c.Wait(t.Context(), session, "svc", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(int(info.GetKeeper().GetPid()), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		var now *pipedv1.Process
+		if err := until(t.Context(), func() bool {
+			now, err = c.Wait(t.Context(), session, "svc", 0)
+			return err != nil || now.GetIncarnation() > before.GetIncarnation()+2
+		}); err != nil {
+			t.Fatalf("after %d kills it stays at %v: %v", kills, now, err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The next one must be there before it is killed.
+		if err := until(t.Context(), func() bool {
+			next, err := c.Info(t.Context())
+			return err != nil || next.GetKeeper().GetAwaySince() == nil && next.GetKeeper().GetPid() != info.GetKeeper().GetPid()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.StopProcess(t.Context(), &pipedv1.StopProcessRequest{Session: session, Process: "svc"}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := c.Wait(t.Context(), session, "svc", client.Forever); err != nil || p.GetState() != pipedv1.Process_STATE_EXITED {
+		t.Errorf("stopped, it is %v, %v", p, err)
+	}
 }

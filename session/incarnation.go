@@ -328,3 +328,18 @@ func (s *Session) shedFormer() {
 		f.shed()
 	}
 }
+
+// followed adds to an error of an end that is over what comes, or has come, after it.
+func (e *Endpoint) followed(err error) error {
+	now, lookup := e.session.Endpoint(e.pipe.name, e.num)
+	switch {
+	case lookup != nil:
+		return err
+	case now.pipe.incarnation > e.pipe.incarnation:
+		return fmt.Errorf("%w: this was incarnation %d of pipe %s, it is in incarnation %d now", err, e.pipe.incarnation, e.pipe.name, now.pipe.incarnation)
+	}
+	if restarting := e.AwaitsRestart(); restarting != nil {
+		return fmt.Errorf("%w: incarnation %d of pipe %s is over: %v", err, e.pipe.incarnation, e.pipe.name, restarting) //nolint:errorlint // it is the first that counts
+	}
+	return err
+}

@@ -320,15 +320,16 @@ func (s *Session) Restart(ctx context.Context, name, requestID string, policy St
 
 // restart starts the process anew for a request, unless that was done.
 func (p *Process) restart(ctx context.Context, id *plan, policy StopPolicy) (*Process, error) {
-	if made := p.session.startedBy(p.name, id.Request); made != nil {
-		return made, nil
-	}
 	if err := p.session.openable(); err != nil {
 		return nil, err
 	}
 	const notAsked = -1
 	attempts := notAsked // that were made when it was asked for
 	for {
+		// An earlier call with this request may have begun what is done only now.
+		if made := p.session.startedBy(p.name, id.Request); made != nil {
+			return made, nil
+		}
 		p.mu.Lock()
 		switch {
 		case p.next != nil && attempts != notAsked:
