@@ -177,7 +177,7 @@ func TestRestartsGoOnWithTheNextKeeper(t *testing.T) {
 	session := create(t, c, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{Name: "svc", Args: []string{"sh", "-c", "echo 1; exit 1"},
 		Restart: &pipedv1.RestartPolicy{Mode: pipedv1.RestartPolicy_MODE_ALWAYS, InitialBackoff: durationpb.New(10 * time.Millisecond),
 			MaxBackoff: durationpb.New(10 * time.Millisecond)}}})
-	for kills := 0; kills < 8; kills++ {
+	for kills := range 8 {
 		info, err := c.Info(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
@@ -91,9 +92,9 @@ const stdioPipe = "stdio"
 
 // finalOf finds the last word of a party's direction, or returns nil.
 func finalOf(process *pipedv1.Process, party Party) *pipedv1.Final {
-	finals := process.GetFinals()
+	finals := slices.Clone(process.GetFinals())
 	for _, former := range process.GetFormer() {
-		finals = append(finals[:len(finals):len(finals)], former.GetFinals()...)
+		finals = append(finals, former.GetFinals()...)
 	}
 	ref := party.Ref()
 	if ref.Pipe == "" {

@@ -313,7 +313,8 @@ func (e *Endpoint) AwaitsRestart() error {
 	switch {
 	case p.record.Plan != nil:
 		err.Next = p.record.Plan.Due
-	case p.launching == nil && !(p.Running() && p.record.Fate == fateAgain):
+	case p.launching != nil, p.Running() && p.record.Fate == fateAgain:
+	default:
 		return nil
 	}
 	return err

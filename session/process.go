@@ -49,12 +49,11 @@ type Process struct {
 	// condemned: it is ended with its session.
 	condemned bool
 	// decided: what follows the exit is in the record; supervised: somebody carries it
-	// out; launching is closed when the start that is under way is done, nil while none
-	// is; next is the incarnation that came of it. barred: there is none any more, because
-	// the session ends. recovered: another daemon has told of all that is recorded.
-	decided, supervised, barred, recovered bool
-	launching                              chan struct{}
-	next                                   *Process
+	// out; replaced: the next incarnation is there; barred: there is none any more,
+	// because the session ends. toldFailure: another daemon has told why not.
+	decided, supervised, replaced, barred, toldFailure bool
+	// launching is closed when the start that is under way is done, nil while none is.
+	launching chan struct{}
 	// attempts counts those starts of the next one that failed, failure is why.
 	attempts int
 	failure  error

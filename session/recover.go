@@ -341,7 +341,7 @@ func (h *heirloom) recoverProcesses() error {
 	})
 	for _, key := range order {
 		rec, name := h.processRecords[key], nameIn(key)
-		p := &Process{session: h.s, name: name, incarnation: max(rec.Incarnation, 1), origin: h.origins[name], recovered: true, key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
+		p := &Process{session: h.s, name: name, incarnation: max(rec.Incarnation, 1), origin: h.origins[name], toldFailure: rec.Failure != "", key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
 			child: h.left.Processes[rec.Key]}
 		if p.child == nil {
 			p.child = forgotten{}

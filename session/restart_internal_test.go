@@ -60,7 +60,7 @@ func TestBackoffGrowsUpToItsLongest(t *testing.T) {
 		"less a tenth unless asked": {RestartPolicy{Backoff: time.Second}, 1, []time.Duration{900 * time.Millisecond}},
 	} {
 		for i, want := range tc.want {
-			if got := tc.policy.wait(uint32(i+1), tc.chance); got != want { //nolint:gosec // small
+			if got := tc.policy.wait(uint32(i+1), tc.chance); got != want {
 				t.Errorf("%s: wait %d is %v, want %v", name, i+1, got, want)
 			}
 		}

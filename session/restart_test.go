@@ -359,7 +359,7 @@ func TestClientRestartsAProcess(t *testing.T) {
 func TestStartThatFailsIsAFailureToo(t *testing.T) {
 	reg := newRegistry(t, nil)
 	program := filepath.Join(t.TempDir(), "program")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\nrm $0\nexit 1\n"), 0o700); err != nil { //nolint:gosec // it is executed
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nrm $0\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	policy := soon(session.RestartOnFailure)

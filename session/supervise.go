@@ -22,7 +22,6 @@ import (
 const again = time.Second
 
 // decideLocked decides what follows the exit, if it has come and that was not done.
-// It reports whether this call did it.
 func (p *Process) decideLocked() {
 	if p.decided || p.Running() {
 		return
@@ -46,7 +45,11 @@ func (p *Process) decideLocked() {
 		if p.policy().healthy(exit.Time.Sub(p.started)) {
 			streak = 0
 		}
-		p.planLocked(streak+1, exit.Time, "")
+		since := exit.Time
+		if since.IsZero() { // nobody knows
+			since = time.Now()
+		}
+		p.planLocked(streak+1, since, "")
 	default:
 		return
 	}
@@ -96,10 +99,14 @@ func (p *Process) lives() bool { return p.Running() || p.returning() }
 func (p *Process) latest() *Process {
 	for {
 		p.mu.Lock()
-		next := p.next
+		replaced := p.replaced
 		p.mu.Unlock()
-		if next == nil {
+		if !replaced {
 			return p
+		}
+		next, err := p.session.Process(p.name)
+		if err != nil {
+			return p // processes are replaced, not removed
 		}
 		p = next
 	}
@@ -112,7 +119,7 @@ func (p *Process) cancelLocked() (busy <-chan struct{}) {
 	switch {
 	case p.launching != nil:
 		return p.launching
-	case p.next != nil:
+	case p.replaced:
 		return closedChannel
 	case !p.decided:
 		again := p.record.Fate == fateAgain || p.policy().restarts()
@@ -139,7 +146,7 @@ func (p *Process) proceed() {
 	switch {
 	case p.record.Plan != nil:
 		p.superviseLocked()
-	case p.record.Failure != "" && !p.recovered:
+	case p.record.Failure != "" && !p.toldFailure:
 		p.session.reg.background(func(context.Context) { p.tellGaveUp() })
 	}
 }
@@ -156,16 +163,17 @@ func (p *Process) superviseLocked() {
 // ends with that, with the plan, or with the registry, which leaves the plan to the
 // next daemon.
 func (p *Process) supervise(ctx context.Context) {
+	p.session.tellExit(p) // before what follows
 	told := (*plan)(nil)
 	for {
 		p.mu.Lock()
 		due := p.record.Plan
 		moved := p.movedLocked()
-		over := due == nil || ctx.Err() != nil || p.next != nil
+		over := due == nil || ctx.Err() != nil || p.replaced
 		if over {
 			p.supervised = false
 		}
-		gone, gaveUp := p.barred, p.record.Plan == nil && p.next == nil
+		gone, gaveUp := p.barred, p.record.Plan == nil && !p.replaced
 		p.mu.Unlock()
 		if over {
 			if gaveUp && !gone {
@@ -215,12 +223,12 @@ func (p *Process) startNext(ctx context.Context) bool {
 	p.launching = launching
 	p.mu.Unlock()
 
-	next, err := s.startAgain(ctx, p, &due)
+	err = s.startAgain(ctx, p, &due)
 
 	p.mu.Lock()
 	switch {
 	case err == nil:
-		p.next, p.record.Plan = next, nil
+		p.replaced, p.record.Plan = true, nil
 	case ctx.Err() != nil: // the plan stays for the next daemon
 	default:
 		p.failedLocked(&due, err)
@@ -257,14 +265,14 @@ func (p *Process) failedLocked(due *plan, err error) {
 }
 
 // startAgain makes the next incarnation of a process that has exited.
-func (s *Session) startAgain(ctx context.Context, p *Process, due *plan) (*Process, error) {
+func (s *Session) startAgain(ctx context.Context, p *Process, due *plan) error {
 	failpoint.Hit("session.before-restart")
 	l := s.launchAgain(p, due)
 	if err := l.run(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	failpoint.Hit("session.after-restart")
-	return l.proc, s.replace(p, l)
+	return s.replace(p, l)
 }
 
 // launchAgain prepares the start of the next incarnation.
@@ -332,13 +340,11 @@ func (p *Process) restart(ctx context.Context, id *plan, policy StopPolicy) (*Pr
 		}
 		p.mu.Lock()
 		switch {
-		case p.next != nil && attempts != notAsked:
-			next := p.next
+		case p.replaced:
 			p.mu.Unlock()
-			return next, nil
-		case p.next != nil:
-			p.mu.Unlock()
-			p = p.latest()
+			if p = p.latest(); attempts != notAsked {
+				return p, nil
+			}
 			continue
 		case attempts != notAsked, p.launching != nil: // what comes of it is looked at below
 		case p.Running():
@@ -348,7 +354,7 @@ func (p *Process) restart(ctx context.Context, id *plan, policy StopPolicy) (*Pr
 			p.begin(CauseRestarted, policy)
 			p.climb()
 			continue
-		default:
+		case !p.barred:
 			attempts = p.attempts
 			p.againLocked(id)
 		}
@@ -416,8 +422,8 @@ func (p *Process) WaitLast(ctx context.Context) (*Process, error) {
 		}
 		p.mu.Lock()
 		p.decideLocked()
-		over := p.record.Plan == nil && p.launching == nil && p.next == nil
-		come, moved := p.next != nil, p.movedLocked()
+		over := p.record.Plan == nil && p.launching == nil && !p.replaced
+		come, moved := p.replaced, p.movedLocked()
 		p.mu.Unlock()
 		switch {
 		case over:
