@@ -24,6 +24,13 @@ type Endpoint struct {
 // by its first use.
 func (c *Client) Endpoint(ref Ref) *Endpoint { return &Endpoint{client: c, ref: ref} }
 
+// in returns the endpoint in an incarnation of its pipe.
+func (e *Endpoint) in(incarnation uint64) *Endpoint {
+	ref := e.ref
+	ref.Incarnation = incarnation
+	return &Endpoint{client: e.client, ref: ref}
+}
+
 // Ref returns the name of the endpoint.
 func (e *Endpoint) Ref() Ref { return e.ref }
 

@@ -182,7 +182,7 @@ func (e *Endpoint) NewReader(ctx context.Context, opts ReaderOptions) (*Reader, 
 		detached:  make(chan struct{}),
 		at:        start,
 		ackTo:     start,
-		lease:     leaseOf(e, s.opened.GetLease(), s.opened.GetLeaseToken()),
+		lease:     leaseOf(o.endpoint, s.opened.GetLease(), s.opened.GetLeaseToken()),
 	}
 	r.loops.Go(func() { r.run(ctx, o, s) })
 	return r, nil
@@ -223,6 +223,10 @@ func (o *ReaderOptions) request(ref Ref, limits *pipedv1.Limits) *pipedv1.RecvOp
 
 // Ref returns the name of the endpoint.
 func (r *Reader) Ref() Ref { return r.endpoint.ref }
+
+// Incarnation returns the incarnation of the pipe that it reads, from 1; it stays
+// with that one.
+func (r *Reader) Incarnation() uint64 { return r.Position().Incarnation }
 
 // Lease returns the right to consume as the last stream had it, which is also
 // there while the Reader is coming back; nil for an observer.

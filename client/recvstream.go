@@ -85,6 +85,7 @@ func (o *recvOpener) begin(ctx context.Context) (*recvStream, error) {
 		s.cancel()
 		now := positionOf(s.opened.GetPosition())
 		o.now = &now
+		o.stay(now)
 	}
 	return o.stream(ctx, o.open)
 }
@@ -107,8 +108,16 @@ func (o *recvOpener) again(ctx context.Context, err error) (*recvStream, error) 
 	}
 }
 
+// stay lets all further streams be of the incarnation of the pipe that was found:
+// messages of another one would not be the ones behind these.
+func (o *recvOpener) stay(at Position) {
+	o.open.Endpoint.Incarnation = at.Incarnation
+	o.endpoint = o.endpoint.in(at.Incarnation)
+}
+
 // opened keeps what proves that the next stream goes on with this one's lease.
 func (o *recvOpener) opened(s *recvStream) {
+	o.stay(positionOf(s.opened.GetPosition()))
 	o.open.Steal = false
 	o.open.LeaseToken = s.opened.GetLeaseToken()
 	o.retry.proven = !o.acquired && len(o.open.GetLeaseToken()) > 0
@@ -236,7 +245,7 @@ func (c *course) resume(ctx context.Context, o *recvOpener, err error) (*recvStr
 		return nil, err
 	}
 	s.cancel = giveUp // it contains the stream's own
-	lease := leaseOf(c.r.endpoint, s.opened.GetLease(), s.opened.GetLeaseToken())
+	lease := leaseOf(o.endpoint, s.opened.GetLease(), s.opened.GetLeaseToken())
 	if lease.heldBetween(c.r.Lease()) {
 		s.cancel()
 		lease.abandon(ctx)

@@ -19,6 +19,8 @@ func TestParseRefReadsSessionPipeAndEnd(t *testing.T) {
 		"a.b_c-9/x.y:1":  {Session: "a.b_c-9", Pipe: "x.y", End: 1},
 		"0195f7d2-8a3c":  {Session: "0195f7d2-8a3c"},
 		"s/reader.stdio": {Session: "s", Pipe: "reader.stdio"},
+		"calc~2":         {Session: "calc", Incarnation: 2},
+		"calc/ctl~12:2":  {Session: "calc", Pipe: "ctl", Incarnation: 12, End: 2},
 	} {
 		t.Run(text, func(t *testing.T) {
 			got, err := client.ParseRef(text)
@@ -45,6 +47,11 @@ func TestParseRefSaysWhatIsWrong(t *testing.T) {
 		"s:":                    "must be 1 or 2",
 		"s:01":                  "must be 1 or 2",
 		"s:1:2":                 "must be 1 or 2",
+		"s~":                    "a number from 1 on",
+		"s~0":                   "a number from 1 on",
+		"s/p~x:1":               "a number from 1 on",
+		"s~01":                  "a number from 1 on",
+		"s~1/p":                 "a number from 1 on",
 		"S":                     "must be 1 to 63",
 		"s/Pipe":                "must be 1 to 63",
 		"-s":                    "must be 1 to 63",
@@ -68,6 +75,7 @@ func TestParseRefReturnsWhatStringWrote(t *testing.T) {
 		if rapid.Bool().Draw(t, "has pipe") {
 			ref.Pipe = name.Draw(t, "pipe")
 		}
+		ref.Incarnation = rapid.Uint64Range(0, 300).Draw(t, "incarnation")
 		got, err := client.ParseRef(ref.String())
 		if err != nil || got != ref {
 			t.Fatalf("%q: got %+v, %v; want %+v", ref.String(), got, err, ref)

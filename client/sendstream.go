@@ -71,8 +71,13 @@ func (o *sendOpener) again(ctx context.Context, err error) (*sendStream, error) 
 	}
 }
 
-// opened keeps what proves that the next stream goes on with this one's lease.
+// opened keeps what proves that the next stream goes on with this one's lease, and
+// lets all further streams be of the incarnation of the pipe that was found: the next
+// one would get the rest of what was meant for this one.
 func (o *sendOpener) opened(s *sendStream) {
+	incarnation := s.opened.GetExpected().GetIncarnation()
+	o.open.Endpoint.Incarnation = incarnation
+	o.endpoint = o.endpoint.in(incarnation)
 	o.open.Steal = false
 	o.open.LeaseToken = s.opened.GetLeaseToken()
 	o.retry.proven = !o.acquired && len(o.open.GetLeaseToken()) > 0
@@ -157,7 +162,7 @@ func (w *Writer) resume(ctx context.Context, o *sendOpener, err error) (*sendStr
 		return nil, err
 	}
 	s.cancel = giveUp // it contains the stream's own
-	if err := w.goOn(s); err != nil {
+	if err := w.goOn(o.endpoint, s); err != nil {
 		s.cancel()
 		if errors.Is(err, ErrFenced) {
 			w.Lease().abandon(ctx)
@@ -179,12 +184,12 @@ func (w *Writer) finished(giveUp context.CancelFunc) bool {
 
 // goOn compares where the daemon stands with what it was sent, and makes the rest
 // due for the stream.
-func (w *Writer) goOn(s *sendStream) error {
+func (w *Writer) goOn(e *Endpoint, s *sendStream) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	expected := positionOf(s.opened.GetExpected())
 	before := w.lease
-	w.lease = leaseOf(w.endpoint, s.opened.GetLease(), s.opened.GetLeaseToken())
+	w.lease = leaseOf(e, s.opened.GetLease(), s.opened.GetLeaseToken())
 	switch {
 	case w.lease.heldBetween(before):
 		return fmt.Errorf("the lease ended, and somebody else had it since: %w", ErrFenced)

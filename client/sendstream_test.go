@@ -44,7 +44,7 @@ func TestWriterGoesOnOnlyWhereNothingIsMissing(t *testing.T) {
 			s := &sendStream{opened: &pipedv1.SendOpened{
 				Expected: test.expected.proto(), LeaseToken: []byte("2"), Lease: &pipedv1.Lease{Epoch: test.epoch},
 			}}
-			if err := w.goOn(s); !errors.Is(err, test.want) {
+			if err := w.goOn(nil, s); !errors.Is(err, test.want) {
 				t.Fatalf("got %v, want %v", err, test.want)
 			}
 			if test.want != nil {

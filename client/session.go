@@ -145,11 +145,32 @@ func (c *Client) ResizeTerminal(ctx context.Context, req *pipedv1.ResizeTerminal
 	return err
 }
 
-// Wait waits until a process has exited, or for the timeout, and returns it:
-// state EXITED, or RUNNING after the timeout. A timeout of 0 looks once.
+// Wait waits until a process has exited and is not started again, or for the
+// timeout, and returns it: state EXITED, or RUNNING or BACKOFF after the timeout. A
+// timeout of 0 looks once.
 func (c *Client) Wait(ctx context.Context, session, process string, timeout time.Duration) (*pipedv1.Process, error) {
 	req := &pipedv1.WaitProcessRequest{Session: session, Process: process}
 	resp, err := ask(ctx, c, untilTimeout(timeout, &req.Timeout), c.sessions.WaitProcess, req)
+	return resp.GetProcess(), err
+}
+
+// WaitIncarnation waits until an incarnation of a process, counted from 1, has
+// exited, or for the timeout, and returns it, whatever follows.
+func (c *Client) WaitIncarnation(ctx context.Context, session, process string, incarnation uint64, timeout time.Duration) (*pipedv1.Process, error) {
+	req := &pipedv1.WaitProcessRequest{Session: session, Process: process, Incarnation: incarnation}
+	resp, err := ask(ctx, c, untilTimeout(timeout, &req.Timeout), c.sessions.WaitProcess, req)
+	return resp.GetProcess(), err
+}
+
+// Restart starts a process anew and returns the new incarnation; one that runs is
+// stopped first, as StopProcess does. It goes on in the daemon, and in the one after
+// it, when ctx ends. For its request_id see Create.
+func (c *Client) Restart(ctx context.Context, req *pipedv1.RestartProcessRequest) (*pipedv1.Process, error) {
+	if req.GetRequestId() == "" {
+		req = proto.CloneOf(req)
+		req.RequestId = rand.Text()
+	}
+	resp, err := ask(ctx, c, &asking{waits: true}, c.sessions.RestartProcess, req)
 	return resp.GetProcess(), err
 }
 

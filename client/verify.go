@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
@@ -19,6 +20,8 @@ const (
 type Party interface {
 	// Ref names the endpoint.
 	Ref() Ref
+	// Incarnation is that of the pipe.
+	Incarnation() uint64
 	// verify compares with the last word of the direction; nil is none.
 	verify(last *pipedv1.Final) error
 	// sends says which direction it is.
@@ -32,12 +35,15 @@ type Party interface {
 // otherwise an *IncompleteError, also about a direction that has not ended yet
 // because a descendant of the process holds it.
 //
+// Readers and Writers of an earlier incarnation are compared with its last words, as
+// long as that is kept (Process.former).
+//
 // The last words may come a few milliseconds after the exit: Client.Verify waits
 // for them. An endpoint without the name of a pipe is taken to be of the process's
 // stdio; of any other pipe, name it.
 func Verify(process *pipedv1.Process, parties ...Party) error {
 	for _, party := range parties {
-		if err := party.verify(finalOf(process.GetFinals(), party)); err != nil {
+		if err := party.verify(finalOf(process, party)); err != nil {
 			return err
 		}
 	}
@@ -54,7 +60,7 @@ func (c *Client) Verify(ctx context.Context, session, process string, parties ..
 		if err != nil {
 			return err
 		}
-		if late || allSaid(exited.GetFinals(), parties) {
+		if late || allSaid(exited, parties) {
 			return Verify(exited, parties...)
 		}
 		pause := time.NewTimer(finalsPause)
@@ -71,9 +77,9 @@ func (c *Client) Verify(ctx context.Context, session, process string, parties ..
 }
 
 // allSaid says whether there is a last word for each party.
-func allSaid(finals []*pipedv1.Final, parties []Party) bool {
+func allSaid(process *pipedv1.Process, parties []Party) bool {
 	for _, party := range parties {
-		if finalOf(finals, party) == nil {
+		if finalOf(process, party) == nil {
 			return false
 		}
 	}
@@ -85,12 +91,19 @@ func allSaid(finals []*pipedv1.Final, parties []Party) bool {
 const stdioPipe = "stdio"
 
 // finalOf finds the last word of a party's direction, or returns nil.
-func finalOf(finals []*pipedv1.Final, party Party) *pipedv1.Final {
+func finalOf(process *pipedv1.Process, party Party) *pipedv1.Final {
+	finals := slices.Clone(process.GetFinals())
+	for _, former := range process.GetFormer() {
+		finals = append(finals, former.GetFinals()...)
+	}
 	ref := party.Ref()
 	if ref.Pipe == "" {
 		ref.Pipe = stdioPipe
 	}
 	for _, final := range finals {
+		if incarnation := final.GetLast().GetPosition().GetIncarnation(); incarnation != 0 && incarnation != party.Incarnation() {
+			continue
+		}
 		if final.GetPipe() == ref.Pipe && int(final.GetEnd()) == max(ref.End, 1) && final.GetSent() == party.sends() {
 			return final
 		}

@@ -138,7 +138,7 @@ func (e *Endpoint) NewWriter(ctx context.Context, opts WriterOptions) (*Writer, 
 		acked:      expected,
 		committed:  expected,
 		unfinished: s.opened.GetUnfinished(),
-		lease:      leaseOf(e, s.opened.GetLease(), s.opened.GetLeaseToken()),
+		lease:      leaseOf(o.endpoint, s.opened.GetLease(), s.opened.GetLeaseToken()),
 	}
 	w.loops.Go(func() { w.run(ctx, o, s) })
 	return w, nil
@@ -165,6 +165,10 @@ func (w *Writer) Next() Position {
 	defer w.mu.Unlock()
 	return w.next
 }
+
+// Incarnation returns the incarnation of the pipe that it writes into, from 1; it
+// stays with that one.
+func (w *Writer) Incarnation() uint64 { return w.Next().Incarnation }
 
 // Lease returns the right to write as the last stream had it, which is also
 // there while the Writer is coming back.

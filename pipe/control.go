@@ -32,8 +32,9 @@ type Control struct {
 
 	mu       sync.Mutex
 	segments [][]byte
-	slots    int // in use, from the first on
-	users    int // ends whose records are in use
+	slots    int   // described, from the first on
+	free     []int // of these, what no pipe has any more
+	users    int   // ends whose records are in use
 	closed   bool
 }
 
@@ -183,6 +184,14 @@ func (c *Control) add(d *description, keep func(slot int) error) (slot int, err 
 	defer c.mu.Unlock()
 	if c.closed || c.fd < 0 {
 		return 0, ErrClosed
+	}
+	if n := len(c.free); n > 0 {
+		slot, c.free = c.free[n-1], c.free[:n-1]
+		if err := c.describeAnew(slot, d, keep); err != nil {
+			c.free = append(c.free, slot)
+			return 0, err
+		}
+		return slot, nil
 	}
 	if c.slots == maxSegments*segmentSlots {
 		return 0, fmt.Errorf("%w: the control file is full", ErrNoSpace)

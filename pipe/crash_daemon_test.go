@@ -86,6 +86,11 @@ func (d *crashDaemon) others() error {
 			d.vault.Remove(key)
 		case slot != 0:
 			slots[slot] = true
+			if _, err := d.control.describe(slot); err != nil {
+				// It was just being made that of another pipe, which nothing names.
+				d.vault.Remove(key)
+				delete(slots, slot)
+			}
 		}
 	}
 	for slot := range slots {
@@ -98,6 +103,13 @@ func (d *crashDaemon) others() error {
 		<-one.Closed()
 		<-two.Closed()
 	}
+	// Half of them are for the pipes that are made next, the others stay, so that there
+	// are new ones too.
+	used := map[int]bool{0: true}
+	for slot := 2; slot < d.control.Pipes(); slot += 2 {
+		used[slot] = true
+	}
+	d.control.ReleaseAllBut(used)
 	return nil
 }
 
@@ -160,9 +172,12 @@ func (d *crashDaemon) checkUnfinished() error {
 // opens makes other pipes in the same control file, and looks at those that were
 // made before.
 func (d *crashDaemon) opens() error {
+	torn := 0
 	for slot := range d.control.Pipes() {
 		if _, err := d.control.describe(slot); err != nil {
-			return err
+			if torn++; slot%2 == 0 || torn > 1 { // one may have been just being reused
+				return err
+			}
 		}
 	}
 	spec := d.role.Scene.spec()

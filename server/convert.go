@@ -41,10 +41,13 @@ var kinds = map[pipe.Kind]pipedv1.Pipe_Kind{
 }
 
 func fromPipe(p session.PipeInfo) *pipedv1.Pipe {
-	m := &pipedv1.Pipe{Name: p.Name, Kind: kinds[p.Kind], FramingIn: fromFraming(p.In), FramingOut: fromFraming(p.Out), Incarnation: 1,
-		Terminal: fromTerminal(p)}
+	m := &pipedv1.Pipe{Name: p.Name, Kind: kinds[p.Kind], FramingIn: fromFraming(p.In), FramingOut: fromFraming(p.Out),
+		Incarnation: p.Incarnation, UnreadInput: p.Unread, Terminal: fromTerminal(p)}
 	for _, e := range p.Ends {
-		m.Endpoints = append(m.Endpoints, fromEndpoint(e))
+		m.Endpoints = append(m.Endpoints, fromEndpoint(e, p.Incarnation))
+	}
+	for _, f := range p.Former {
+		m.Former = append(m.Former, fromPipe(f))
 	}
 	return m
 }
@@ -63,15 +66,15 @@ var endpointStates = map[session.EndpointState]pipedv1.Endpoint_State{
 }
 
 //nolint:gosec // ends, process ids and descriptors are small
-func fromEndpoint(e session.EndpointInfo) *pipedv1.Endpoint {
+func fromEndpoint(e session.EndpointInfo, incarnation uint64) *pipedv1.Endpoint {
 	m := &pipedv1.Endpoint{End: uint32(e.End), State: endpointStates[e.State], Sealed: e.Sealed, Shared: e.Shared}
 	if o := e.Outbox; o != nil {
 		m.Outbox = &pipedv1.Flow{Messages: o.Messages, Bytes: o.Bytes, QueuedMessages: o.QueuedMessages, QueuedBytes: o.QueuedBytes,
-			BlockedSince: timestamp(o.BlockedSince), End: fromEnd(o.End), Client: e.Writer, Lease: fromLease(e.WriterLease)}
+			BlockedSince: timestamp(o.BlockedSince), End: fromEnd(o.End, incarnation), Client: e.Writer, Lease: fromLease(e.WriterLease)}
 	}
 	if i := e.Inbox; i != nil {
 		m.Inbox = &pipedv1.Flow{Messages: i.Messages, Bytes: i.Bytes, QueuedMessages: i.QueuedMessages, QueuedBytes: i.QueuedBytes,
-			BlockedSince: timestamp(i.BlockedSince), End: fromEnd(i.End), Client: e.Reader, Lease: fromLease(e.ReaderLease),
+			BlockedSince: timestamp(i.BlockedSince), End: fromEnd(i.End, incarnation), Client: e.Reader, Lease: fromLease(e.ReaderLease),
 			DroppedMessages: i.Drops.Messages, DroppedBytes: i.Drops.Bytes, ThrownBytes: i.Thrown}
 	}
 	for _, h := range e.Holders {
@@ -88,9 +91,13 @@ func fromEndpoint(e session.EndpointInfo) *pipedv1.Endpoint {
 //nolint:gosec // process ids, codes and descriptors are small
 func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 	m := &pipedv1.Process{Name: p.Name, Pid: int32(p.Pid), Args: p.Args, State: pipedv1.Process_STATE_RUNNING, StartTime: timestamp(p.Started),
-		Stopping: fromStopping(p.Stopping), TreeKill: pipedv1.TreeKill_TREE_KILL_BEST_EFFORT, Deadline: timestamp(p.Deadline)}
+		Stopping: fromStopping(p.Stopping), TreeKill: pipedv1.TreeKill_TREE_KILL_BEST_EFFORT, Deadline: timestamp(p.Deadline),
+		Incarnation: p.Incarnation, Restarts: p.Restarts, NextStartTime: timestamp(p.Next), RestartFailure: p.Failure}
 	if p.Confined {
 		m.TreeKill = pipedv1.TreeKill_TREE_KILL_CERTAIN
+	}
+	for _, f := range p.Former {
+		m.Former = append(m.Former, fromProcess(f))
 	}
 	for _, in := range p.Inherits {
 		m.Inherits = append(m.Inherits, &pipedv1.Inherit{Pipe: in.Pipe, End: uint32(in.End), Fd: int32(in.FD), HandOver: in.HandOver})
@@ -99,6 +106,9 @@ func fromProcess(p session.ProcessInfo) *pipedv1.Process {
 		return m
 	}
 	m.State = pipedv1.Process_STATE_EXITED
+	if !p.Next.IsZero() {
+		m.State = pipedv1.Process_STATE_BACKOFF
+	}
 	for _, f := range p.Finals {
 		m.Finals = append(m.Finals, fromFinal(&f))
 	}
@@ -128,7 +138,7 @@ var exitCauses = map[session.Cause]pipedv1.Exit_Cause{
 	session.CauseOwn: pipedv1.Exit_CAUSE_OWN, session.CauseSignal: pipedv1.Exit_CAUSE_SIGNAL_BY_CLIENT,
 	session.CauseStopped: pipedv1.Exit_CAUSE_STOPPED, session.CauseTimeout: pipedv1.Exit_CAUSE_TIMEOUT,
 	session.CauseDeleted: pipedv1.Exit_CAUSE_DELETED, session.CauseUnknown: pipedv1.Exit_CAUSE_UNKNOWN,
-	session.CauseOutOfMemory: pipedv1.Exit_CAUSE_OOM,
+	session.CauseOutOfMemory: pipedv1.Exit_CAUSE_OOM, session.CauseRestarted: pipedv1.Exit_CAUSE_RESTARTED,
 }
 
 var stopSteps = map[session.Step]pipedv1.Stopping_Step{
@@ -150,25 +160,25 @@ var causes = map[pipe.EndCause]pipedv1.EndCause{
 	pipe.CauseBrokenPipe: pipedv1.EndCause_END_CAUSE_BROKEN_PIPE, pipe.CauseAbandoned: pipedv1.EndCause_END_CAUSE_ABANDONED,
 }
 
-func fromEnd(e *pipe.End) *pipedv1.End {
+func fromEnd(e *pipe.End, incarnation uint64) *pipedv1.End {
 	if e == nil {
 		return nil
 	}
-	return &pipedv1.End{Cause: causes[e.Cause], Position: fromPosition(e.Position), Bytes: e.Bytes, Detail: e.Detail}
+	return &pipedv1.End{Cause: causes[e.Cause], Position: fromPosition(e.Position, incarnation), Bytes: e.Bytes, Detail: e.Detail}
 }
 
-func fromPosition(p pipe.Position) *pipedv1.Position {
-	return &pipedv1.Position{Incarnation: 1, Message: p.Message, Offset: p.Offset}
+func fromPosition(p pipe.Position, incarnation uint64) *pipedv1.Position {
+	return &pipedv1.Position{Incarnation: incarnation, Message: p.Message, Offset: p.Offset}
 }
 
 //nolint:gosec // framing bytes are few
-func fromBatch(b *pipe.Batch) *pipedv1.Batch {
-	return &pipedv1.Batch{First: fromPosition(b.First), Data: b.Data, Sizes: b.Sizes, More: b.More, Partial: b.Partial,
+func fromBatch(b *pipe.Batch, incarnation uint64) *pipedv1.Batch {
+	return &pipedv1.Batch{First: fromPosition(b.First, incarnation), Data: b.Data, Sizes: b.Sizes, More: b.More, Partial: b.Partial,
 		Truncated: b.Truncated, TotalSize: b.Total, PrefixSize: uint32(b.Prefix), SuffixSize: uint32(b.Suffix)}
 }
 
-func fromGap(g *pipe.Gap) *pipedv1.Gap {
-	return &pipedv1.Gap{From: fromPosition(g.From), To: fromPosition(g.To)}
+func fromGap(g *pipe.Gap, incarnation uint64) *pipedv1.Gap {
+	return &pipedv1.Gap{From: fromPosition(g.From, incarnation), To: fromPosition(g.To, incarnation)}
 }
 
 func timestamp(t time.Time) *timestamppb.Timestamp {

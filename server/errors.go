@@ -40,6 +40,9 @@ var errorTable = []row{
 	{session.ErrSessionNotFound, codes.NotFound, "SESSION_NOT_FOUND"},
 	{session.ErrPipeNotFound, codes.NotFound, "PIPE_NOT_FOUND"},
 	{session.ErrProcessNotFound, codes.NotFound, "PROCESS_NOT_FOUND"},
+	{session.ErrIncarnation, codes.NotFound, "INCARNATION_NOT_FOUND"},
+	{session.ErrNotRestartable, codes.FailedPrecondition, "NOT_RESTARTABLE"},
+	{session.ErrRestarting, codes.Unavailable, "RESTARTING"},
 	{session.ErrSessionExists, codes.AlreadyExists, "SESSION_EXISTS"},
 	{session.ErrPipeExists, codes.AlreadyExists, "PIPE_EXISTS"},
 	{session.ErrProcessExists, codes.AlreadyExists, "PROCESS_EXISTS"},
@@ -120,6 +123,7 @@ func statusError(err error) error {
 		busy       *session.BusyError
 		fenced     *session.FencedError
 		lost       *session.LostError
+		restarting *session.RestartingError
 		denied     *session.EnvironmentError
 		group      *keeper.CgroupError
 	)
@@ -147,6 +151,8 @@ func statusError(err error) error {
 				meta = map[string]string{"by": fenced.By, "epoch": strconv.FormatUint(fenced.Epoch, 10)}
 			case errors.As(err, &group):
 				meta = map[string]string{"controller": group.Controller}
+			case errors.As(err, &restarting):
+				meta = map[string]string{"process": restarting.Process, "next": expiry(restarting.Next)}
 			case errors.As(err, &lost):
 				meta = map[string]string{"why": lost.Why}
 			}

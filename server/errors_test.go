@@ -89,6 +89,8 @@ func provocations() []provocation {
 		{session.ErrSessionNotFound, codes.NotFound, "SESSION_NOT_FOUND"},
 		{session.ErrPipeNotFound, codes.NotFound, "PIPE_NOT_FOUND"},
 		{session.ErrProcessNotFound, codes.NotFound, "PROCESS_NOT_FOUND"},
+		{session.ErrIncarnation, codes.NotFound, "INCARNATION_NOT_FOUND"},
+		{session.ErrNotRestartable, codes.FailedPrecondition, "NOT_RESTARTABLE"},
 		{session.ErrSessionExists, codes.AlreadyExists, "SESSION_EXISTS"},
 		{session.ErrPipeExists, codes.AlreadyExists, "PIPE_EXISTS"},
 		{session.ErrProcessExists, codes.AlreadyExists, "PROCESS_EXISTS"},
@@ -143,6 +145,8 @@ func provocations() []provocation {
 		codes.PermissionDenied, "ENVIRONMENT_DENIED", map[string]string{"name": "A_B", "pattern": "A_*"})
 	add("a controller that is missing", statusError(fmt.Errorf("more: %w", &keeper.CgroupError{Controller: "cpu", Why: "none"})),
 		codes.FailedPrecondition, "CGROUP_UNAVAILABLE", map[string]string{"controller": "cpu"})
+	add("a process between two starts", statusError(&session.RestartingError{Process: "p", Ref: "s/stdio:1", Next: time.Unix(1, 0)}), codes.Unavailable,
+		"RESTARTING", map[string]string{"process": "p", "next": "1970-01-01T00:00:01Z"})
 	add("a lost session", statusError(fmt.Errorf("more: %w", &session.LostError{Name: "s", Why: session.LostBoth})),
 		codes.DataLoss, "SESSION_LOST", map[string]string{"why": "LOST_BOTH"})
 	add("another reader", statusError(&session.BusyError{Err: session.ErrBusyReader, Client: "pid 7 (cat)"}),

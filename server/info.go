@@ -109,7 +109,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // that older daemons do not have.
 func features() []string {
 	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-		"process/after-exit", "process/attributes", "process/merged", "process/stop", "process/terminal", "session/resources", "stop", "watch"}
+		"process/after-exit", "process/attributes", "process/merged", "process/restart", "process/stop", "process/terminal", "session/resources", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}
@@ -136,5 +136,6 @@ func limits(o Options, maxSessions int) *pipedv1.Limits {
 		StopCloseGrace:          durationpb.New(o.Sessions.StopCloseGrace),
 		StopGrace:               durationpb.New(o.Sessions.StopGrace),
 		MaxStopGrace:            durationpb.New(o.Sessions.MaxStopGrace),
+		IncarnationsKept:        uint32(o.Sessions.IncarnationsKept),
 	}
 }

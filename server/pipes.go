@@ -30,7 +30,17 @@ func (v *pipeService) endpoint(ref *pipedv1.EndpointRef) (*session.Endpoint, err
 	if err != nil {
 		return nil, err
 	}
-	return ses.Endpoint(ref.GetPipe(), int(ref.GetEnd()))
+	return ses.EndpointIn(ref.GetPipe(), int(ref.GetEnd()), ref.GetIncarnation())
+}
+
+// sendable is endpoint for a sender: while the process that reads is being started
+// again, only an incarnation that is named can be sent to.
+func (v *pipeService) sendable(ref *pipedv1.EndpointRef) (*session.Endpoint, error) {
+	e, err := v.endpoint(ref)
+	if err == nil && ref.GetIncarnation() == 0 {
+		err = e.AwaitsRestart()
+	}
+	return e, err
 }
 
 // heartbeat returns the longest silence that a client asked for.
@@ -82,7 +92,7 @@ func (v *pipeService) Poll(ctx context.Context, req *pipedv1.PollRequest) (*pipe
 }
 
 func (v *pipeService) Write(ctx context.Context, req *pipedv1.WriteRequest) (*pipedv1.WriteResponse, error) {
-	e, err := v.endpoint(req.GetEndpoint())
+	e, err := v.sendable(req.GetEndpoint())
 	if err != nil {
 		return nil, statusError(err)
 	}
@@ -105,7 +115,7 @@ func (v *pipeService) Write(ctx context.Context, req *pipedv1.WriteRequest) (*pi
 			return nil, sendError(err)
 		}
 	}
-	return &pipedv1.WriteResponse{Expected: fromPosition(w.Expected())}, nil
+	return &pipedv1.WriteResponse{Expected: fromPosition(w.Expected(), e.Incarnation())}, nil
 }
 
 func (v *pipeService) Read(ctx context.Context, req *pipedv1.ReadRequest) (*pipedv1.ReadResponse, error) {
@@ -120,7 +130,7 @@ func (v *pipeService) Read(ctx context.Context, req *pipedv1.ReadRequest) (*pipe
 	opts := session.ReaderOptions{Force: req.GetForce(), Claim: session.Claim{Token: req.GetLeaseToken(), Call: true}}
 	if ack := req.GetAcknowledge(); ack != nil {
 		opts.Start = session.StartPosition
-		if opts.Position, err = toPosition(ack); err != nil {
+		if opts.Position, err = toPosition(ack, e.Incarnation()); err != nil {
 			return nil, statusError(err)
 		}
 	}
@@ -131,12 +141,12 @@ func (v *pipeService) Read(ctx context.Context, req *pipedv1.ReadRequest) (*pipe
 	defer r.Close()
 	wait, cancel := waitContext(ctx, req.Timeout)
 	defer cancel()
-	resp, err := readOnce(wait, r, lim)
+	resp, err := readOnce(wait, r, lim, e.Incarnation())
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, statusError(ctx.Err())
 	case errors.Is(err, context.DeadlineExceeded):
-		return &pipedv1.ReadResponse{Next: fromPosition(r.Position()), Gap: resp.GetGap()}, nil
+		return &pipedv1.ReadResponse{Next: fromPosition(r.Position(), e.Incarnation()), Gap: resp.GetGap()}, nil
 	case err != nil:
 		return nil, statusError(err)
 	}
@@ -159,7 +169,7 @@ func readLimits(req *pipedv1.ReadRequest) (pipe.Limits, error) {
 }
 
 // readOnce waits for the first batch; a gap before it is noted in the response.
-func readOnce(ctx context.Context, r *session.Reader, lim pipe.Limits) (*pipedv1.ReadResponse, error) {
+func readOnce(ctx context.Context, r *session.Reader, lim pipe.Limits, incarnation uint64) (*pipedv1.ReadResponse, error) {
 	resp := &pipedv1.ReadResponse{}
 	for {
 		ev, err := r.Next(nil, lim)
@@ -169,10 +179,10 @@ func readOnce(ctx context.Context, r *session.Reader, lim pipe.Limits) (*pipedv1
 		case ev.End != nil:
 			return resp, endError(ev.End, r.EndSeen())
 		case ev.Batch != nil:
-			resp.Batch, resp.Next = fromBatch(ev.Batch), fromPosition(ev.Batch.Next)
+			resp.Batch, resp.Next = fromBatch(ev.Batch, incarnation), fromPosition(ev.Batch.Next, incarnation)
 			return resp, nil
 		case ev.Gap != nil:
-			resp.Gap = fromGap(ev.Gap)
+			resp.Gap = fromGap(ev.Gap, incarnation)
 			continue
 		}
 		// What the kernel has at this moment counts as being there, even when
@@ -210,7 +220,7 @@ func (v *pipeService) Close(req *pipedv1.CloseRequest, stream grpc.ServerStreami
 	if err != nil {
 		return statusError(err)
 	}
-	if err := stream.Send(&pipedv1.CloseResponse{Response: &pipedv1.CloseResponse_Closed{Closed: &pipedv1.Closed{Sent: fromEnd(end)}}}); err != nil {
+	if err := stream.Send(&pipedv1.CloseResponse{Response: &pipedv1.CloseResponse_Closed{Closed: &pipedv1.Closed{Sent: fromEnd(end, e.Incarnation())}}}); err != nil {
 		return err
 	}
 	if !req.GetWaitExit() {

@@ -50,7 +50,7 @@ func (v *pipeService) Recv(stream recvStream) error {
 
 // opened answers the opening. A consumer's lease may have been stolen by now.
 func (h *recvHandler) opened() (*pipedv1.RecvOpened, error) {
-	opened := &pipedv1.RecvOpened{Position: fromPosition(h.r.Position()), Framing: h.framing}
+	opened := &pipedv1.RecvOpened{Position: fromPosition(h.r.Position(), h.incarnation), Framing: h.framing}
 	if h.observes {
 		return opened, nil
 	}
@@ -64,14 +64,16 @@ func (h *recvHandler) opened() (*pipedv1.RecvOpened, error) {
 
 // A recvHandler serves one Recv stream.
 type recvHandler struct {
-	r        *session.Reader
-	framing  string
-	raw      bool
-	lim      pipe.Limits
-	every    time.Duration
-	manual   bool // acknowledgements come from the client
-	observes bool
-	until    *pipe.Position // stop there
+	r       *session.Reader
+	framing string
+	// incarnation is that of the pipe.
+	incarnation uint64
+	raw         bool
+	lim         pipe.Limits
+	every       time.Duration
+	manual      bool // acknowledgements come from the client
+	observes    bool
+	until       *pipe.Position // stop there
 
 	credit credit
 	acks   chan struct{} // cap 1: credit came back
@@ -97,9 +99,6 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 	case open.GetMode() != pipedv1.RecvMode_RECV_MODE_UNSPECIFIED && open.GetMode() != pipedv1.RecvMode_RECV_MODE_CONSUME:
 		return nil, argument("mode %v", open.GetMode())
 	}
-	if opts.Position, err = toPosition(open.GetPosition()); err != nil {
-		return nil, err
-	}
 	var ok bool
 	if opts.Start, ok = starts[open.GetStart()]; !ok {
 		return nil, argument("start %v", open.GetStart())
@@ -112,6 +111,10 @@ func (v *pipeService) openRecv(ctx context.Context, open *pipedv1.RecvOpen) (*re
 	}
 	e, err := v.endpoint(open.GetEndpoint())
 	if err != nil {
+		return nil, err
+	}
+	h.incarnation = e.Incarnation()
+	if opts.Position, err = toPosition(open.GetPosition(), h.incarnation); err != nil {
 		return nil, err
 	}
 	if h.r, err = e.OpenReader(ctx, opts); err != nil {
@@ -167,7 +170,7 @@ func (h *recvHandler) takeAck(req *pipedv1.RecvRequest) error {
 	if !h.manual {
 		return fmt.Errorf("%w: an observer and a stream with auto_ack have nothing to acknowledge", errProtocol)
 	}
-	to, err := toPosition(ack.GetPosition())
+	to, err := toPosition(ack.GetPosition(), h.incarnation)
 	if err != nil {
 		return err
 	}
@@ -248,13 +251,13 @@ func (h *recvHandler) step(stream recvStream) (sent, ended bool, err error) {
 	resp := &pipedv1.RecvResponse{}
 	switch {
 	case ev.End != nil:
-		resp.Response = &pipedv1.RecvResponse_End{End: fromEnd(ev.End)}
+		resp.Response = &pipedv1.RecvResponse_End{End: fromEnd(ev.End, h.incarnation)}
 	case ev.Gap != nil:
-		resp.Response = &pipedv1.RecvResponse_Gap{Gap: fromGap(ev.Gap)}
+		resp.Response = &pipedv1.RecvResponse_Gap{Gap: fromGap(ev.Gap, h.incarnation)}
 		h.credit.skipped(ev.Gap.To)
 	default:
 		h.buf = ev.Batch.Data[:0] // Send has copied it when it returns
-		resp.Response = &pipedv1.RecvResponse_Batch{Batch: fromBatch(ev.Batch)}
+		resp.Response = &pipedv1.RecvResponse_Batch{Batch: fromBatch(ev.Batch, h.incarnation)}
 		h.credit.gave(ev.Batch)
 	}
 	if err := stream.Send(resp); err != nil {

@@ -61,17 +61,19 @@ func (v *pipeService) Send(stream sendStream) error {
 
 // A sendHandler serves one Send stream.
 type sendHandler struct {
-	w         *session.Writer
-	level     pipedv1.AckLevel
-	every     time.Duration
-	part      int           // size of the parts of a large message
-	committed chan struct{} // cap 1: there is something new to acknowledge
-	taken     <-chan error  // no more requests come; nil when the client has ended them
+	w *session.Writer
+	// incarnation is that of the pipe.
+	incarnation uint64
+	level       pipedv1.AckLevel
+	every       time.Duration
+	part        int           // size of the parts of a large message
+	committed   chan struct{} // cap 1: there is something new to acknowledge
+	taken       <-chan error  // no more requests come; nil when the client has ended them
 }
 
 // opened answers the opening. The lease may have been stolen by now.
 func (h *sendHandler) opened() (*pipedv1.SendOpened, error) {
-	opened := &pipedv1.SendOpened{Expected: fromPosition(h.w.Expected()), Framing: h.w.Framing().Name}
+	opened := &pipedv1.SendOpened{Expected: fromPosition(h.w.Expected(), h.incarnation), Framing: h.w.Framing().Name}
 	if u := h.w.Unfinished(); u != nil {
 		opened.Unfinished = &pipedv1.UnfinishedMessage{Have: u.Have, Total: u.Total}
 	}
@@ -100,13 +102,14 @@ func (v *pipeService) openSend(open *pipedv1.SendOpen) (*sendHandler, error) {
 	if h.every, err = v.s.heartbeat(open.GetHeartbeatInterval()); err != nil {
 		return nil, err
 	}
-	e, err := v.endpoint(open.GetEndpoint())
+	e, err := v.sendable(open.GetEndpoint())
 	if err != nil {
 		return nil, err
 	}
 	if h.level == pipedv1.AckLevel_ACK_LEVEL_READ && !e.TellsReading() {
 		return nil, argument("acknowledgement level %v of %s: nobody can tell what was read from a terminal; want COMMITTED or DELIVERED", h.level, e.Ref())
 	}
+	h.incarnation = e.Incarnation()
 	h.w, err = e.OpenWriter(session.WriterOptions{ID: open.GetWriterId(), Epoch: open.GetEpoch(), Claim: claim})
 	return h, err
 }
@@ -142,7 +145,7 @@ func (h *sendHandler) take(ctx context.Context, stream sendStream) error {
 
 func (h *sendHandler) outgoing(b *pipedv1.Batch) (session.Outgoing, error) {
 	var out session.Outgoing
-	first, err := toPosition(b.GetFirst())
+	first, err := toPosition(b.GetFirst(), h.incarnation)
 	if err != nil {
 		return out, err
 	}
@@ -180,7 +183,7 @@ func (h *sendHandler) tell(ctx context.Context, stream sendStream, acked pipe.Po
 			acked = now
 			beat.Reset(h.every)
 			if err := stream.Send(&pipedv1.SendResponse{Response: &pipedv1.SendResponse_Ack{
-				Ack: &pipedv1.SendAck{Position: fromPosition(now), Level: h.level}}}); err != nil {
+				Ack: &pipedv1.SendAck{Position: fromPosition(now, h.incarnation), Level: h.level}}}); err != nil {
 				return err
 			}
 		}

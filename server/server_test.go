@@ -115,13 +115,14 @@ func TestServerInfoTellsLimitsAndAddresses(t *testing.T) {
 	want := &pipedv1.GetServerInfoResponse{
 		Version: "v1.2.3",
 		Features: []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-			"process/after-exit", "process/attributes", "process/merged", "process/stop", "process/terminal", "session/resources", "stop", "watch", "framing/line", "framing/mp", "framing/raw"},
+			"process/after-exit", "process/attributes", "process/merged", "process/restart", "process/stop", "process/terminal", "session/resources", "stop", "watch", "framing/line", "framing/mp", "framing/raw"},
 		Limits: &pipedv1.Limits{
 			PartSize: 256 << 10, MaxMessageSize: 1 << 30, LogSize: 1 << 20, TailSize: 64 << 10,
 			MaxStreamsPerConnection: 1024, MaxPollEndpoints: 77, HeartbeatInterval: durationpb.New(20 * time.Second),
 			EndedRetention: durationpb.New(time.Hour), EndedMax: 1000, MaxPageSize: 1000,
 			LeaseDuration: durationpb.New(30 * time.Second), MaxLeaseDuration: durationpb.New(time.Hour), EventsRetained: 1024,
 			StopCloseGrace: durationpb.New(2 * time.Second), StopGrace: durationpb.New(5 * time.Second), MaxStopGrace: durationpb.New(24 * time.Hour),
+			IncarnationsKept: 3,
 		},
 		Durability: pipedv1.Durability_DURABILITY_MEMORY,
 		Pid:        int32(os.Getpid()),

@@ -160,19 +160,6 @@ func (v *sessionService) process(sessionName, name string) (*session.Process, er
 	return ses.Process(name)
 }
 
-func (v *sessionService) WaitProcess(ctx context.Context, req *pipedv1.WaitProcessRequest) (*pipedv1.WaitProcessResponse, error) {
-	p, err := v.process(req.GetSession(), req.GetProcess())
-	if err != nil {
-		return nil, statusError(err)
-	}
-	wait, cancel := waitContext(ctx, req.Timeout)
-	defer cancel()
-	if err := p.Wait(wait); err != nil && ctx.Err() != nil {
-		return nil, statusError(ctx.Err())
-	}
-	return &pipedv1.WaitProcessResponse{Process: fromProcess(p.Info())}, nil
-}
-
 func (v *sessionService) StopProcess(ctx context.Context, req *pipedv1.StopProcessRequest) (*pipedv1.StopProcessResponse, error) {
 	p, err := v.process(req.GetSession(), req.GetProcess())
 	if err != nil {
@@ -187,7 +174,11 @@ func (v *sessionService) StopProcess(ctx context.Context, req *pipedv1.StopProce
 	if err := p.Stop(wait, policy); err != nil && (!errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil) {
 		return nil, statusError(err)
 	}
-	return &pipedv1.StopProcessResponse{Process: fromProcess(p.Info())}, nil
+	latest, err := v.process(req.GetSession(), p.Name())
+	if err != nil {
+		return nil, statusError(err)
+	}
+	return &pipedv1.StopProcessResponse{Process: fromHistory(latest)}, nil
 }
 
 func (v *sessionService) StopSession(ctx context.Context, req *pipedv1.StopSessionRequest) (*pipedv1.StopSessionResponse, error) {

@@ -91,6 +91,9 @@ func toProcessSpec(p *pipedv1.ProcessSpec) (*session.ProcessSpec, error) {
 	if spec.AfterExit, err = toAfterExit(p.GetAfterExit()); err != nil {
 		return nil, err
 	}
+	if spec.Restart, err = toRestartPolicy(p.GetRestart()); err != nil {
+		return nil, err
+	}
 	if spec.Stdio, err = toPipeSpec(p.GetStdioPipe()); err != nil {
 		return nil, err
 	}
@@ -227,10 +230,10 @@ func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {
 	return spec, err
 }
 
-// toPosition reads a position; the only incarnation there is has number 1.
-func toPosition(p *pipedv1.Position) (pipe.Position, error) {
-	if p.GetIncarnation() > 1 {
-		return pipe.Position{}, argument("incarnation %d: the pipe is in incarnation 1", p.GetIncarnation())
+// toPosition reads a position in a pipe of that incarnation.
+func toPosition(p *pipedv1.Position, incarnation uint64) (pipe.Position, error) {
+	if n := p.GetIncarnation(); n != 0 && n != incarnation {
+		return pipe.Position{}, argument("a position of incarnation %d, in incarnation %d of the pipe: open the endpoint in the incarnation of the position", n, incarnation)
 	}
 	return pipe.Position{Message: p.GetMessage(), Offset: p.GetOffset()}, nil
 }

@@ -95,6 +95,10 @@ var eventTypes = map[session.EventType]pipedv1.SessionEvent_Type{
 	session.EventLeaseAcquired:  pipedv1.SessionEvent_TYPE_LEASE_ACQUIRED,
 	session.EventLeaseReleased:  pipedv1.SessionEvent_TYPE_LEASE_RELEASED,
 	session.EventLeaseLost:      pipedv1.SessionEvent_TYPE_LEASE_LOST,
+
+	session.EventProcessRestarting:  pipedv1.SessionEvent_TYPE_PROCESS_RESTARTING,
+	session.EventProcessGaveUp:      pipedv1.SessionEvent_TYPE_PROCESS_GAVE_UP,
+	session.EventIncarnationDropped: pipedv1.SessionEvent_TYPE_INCARNATION_DROPPED,
 }
 
 func fromEvent(e *session.Event) *pipedv1.SessionEvent {
@@ -106,9 +110,13 @@ func fromEvent(e *session.Event) *pipedv1.SessionEvent {
 	if e.Final != nil {
 		m.Final = fromFinal(e.Final)
 	}
+	m.Incarnation = e.Incarnation
+	if u := e.Unread; u != nil {
+		m.Unread = &pipedv1.Unread{InputMessages: u.Input, OutputMessages: u.Output, OutputBytes: u.OutputBytes}
+	}
 	return m
 }
 
 func fromFinal(f *session.Final) *pipedv1.Final {
-	return &pipedv1.Final{Pipe: f.Pipe, End: uint32(f.End), Sent: f.Sent, Last: fromEnd(&f.Last), AllRead: f.AllRead} //nolint:gosec // 1 or 2
+	return &pipedv1.Final{Pipe: f.Pipe, End: uint32(f.End), Sent: f.Sent, Last: fromEnd(&f.Last, f.Incarnation), AllRead: f.AllRead} //nolint:gosec // 1 or 2
 }

@@ -26,13 +26,16 @@ const (
 	CauseUnknown
 	// CauseOutOfMemory: the kernel had no memory for its session any more.
 	CauseOutOfMemory
+	// CauseRestarted: it was being stopped to be started again, for a client.
+	CauseRestarted Cause = 9
 )
 
 // String returns the cause in a word, for logs.
 func (c Cause) String() string {
 	names := [...]string{CauseOwn: "own", CauseSignal: "signal by a client", CauseStopped: "stopped", CauseTimeout: "timeout",
-		CauseDeleted: "deleted", CauseUnknown: "unknown", CauseOutOfMemory: "out of memory"}
-	if int(c) < len(names) {
+		CauseDeleted: "deleted", CauseUnknown: "unknown", CauseOutOfMemory: "out of memory",
+		CauseRestarted: "restarted"}
+	if int(c) < len(names) && names[c] != "" {
 		return names[c]
 	}
 	return "cause " + strconv.Itoa(int(c))
@@ -58,9 +61,12 @@ func (p *Process) causeLocked(exit keeper.ExitStatus) Cause {
 	return CauseOwn
 }
 
-// condemn notes that the process is about to be ended with its session.
+// condemn notes that the process is about to be ended with its session: it is not
+// started again.
 func (p *Process) condemn() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.condemned = p.condemned || p.Running()
+	p.barred, p.record.Plan = true, nil
+	p.wakeLocked()
 }

@@ -31,6 +31,9 @@ type Config struct {
 	// MaxStopGrace is the longest that can be asked for.
 	StopCloseGrace, StopGrace time.Duration
 	MaxStopGrace              time.Duration
+	// IncarnationsKept is how many incarnations of a process are kept that are over,
+	// with what is unread of them.
+	IncarnationsKept int
 	// EventsRetained is how many events are kept for watchers that come back; at
 	// least one is.
 	EventsRetained int
@@ -44,7 +47,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{LogSize: 4 << 20, TailSize: 64 << 10, KernelLogs: true, MaxMessageSize: 1 << 30, EndedFor: time.Hour, EndedMax: 1000,
 		LeaseDuration: 30 * time.Second, MaxLeaseDuration: time.Hour, EventsRetained: 1024,
-		StopCloseGrace: 2 * time.Second, StopGrace: 5 * time.Second, MaxStopGrace: 24 * time.Hour,
+		StopCloseGrace: 2 * time.Second, StopGrace: 5 * time.Second, MaxStopGrace: 24 * time.Hour, IncarnationsKept: 3,
 		Environment: EnvironmentPolicy{Allow: []string{"*"}, Deny: []string{}}}
 }
 

@@ -41,11 +41,22 @@ type Endpoint struct {
 	// the ends of the two directions.
 	announced, toldSent, toldReceived bool
 
+	// lent: also incarnations that are dropped were given copies.
+	lent bool
+	// forgotten: it was dropped with its incarnation, and nothing of it is recorded.
+	forgotten bool
+
 	closing sync.Once // starts lookWhenClosed
 }
 
-// Ref returns the endpoint's full reference, SESSION/PIPE:END.
-func (e *Endpoint) Ref() string { return fmt.Sprintf("%s/%s:%d", e.session.name, e.pipe.name, e.num) }
+// Ref returns the endpoint's full reference, SESSION/PIPE:END, with ~N before the
+// colon for an incarnation N after the first.
+func (e *Endpoint) Ref() string {
+	return fmt.Sprintf("%s/%s:%d", e.session.name, e.pipe.recordKey(), e.num)
+}
+
+// Incarnation returns that of the pipe, from 1.
+func (e *Endpoint) Incarnation() uint64 { return e.pipe.incarnation }
 
 // Framing returns the framing of what comes out of the end (recv) or goes into
 // it.
@@ -216,7 +227,7 @@ func (e *Endpoint) inherited(p *Process) {
 func (e *Endpoint) shared() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return len(e.heirs) > 0
+	return len(e.heirs) > 0 || e.lent
 }
 
 // flushWait is how long a start waits until the kernel has taken what was

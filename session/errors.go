@@ -23,6 +23,13 @@ var (
 	ErrProcessExists = errors.New("process exists")
 	// ErrRequestReused: a request id came again with other content.
 	ErrRequestReused = errors.New("request id was used for another request")
+	// ErrIncarnation: the pipe or process has no such incarnation, or has it no more.
+	ErrIncarnation = errors.New("no such incarnation")
+	// ErrNotRestartable: nobody knows, or can make, what the process was started from.
+	ErrNotRestartable = errors.New("process cannot be started again")
+	// ErrRestarting: the process that reads is about to be started again; a
+	// *RestartingError says when.
+	ErrRestarting = errors.New("process is being started again")
 	// ErrActive: the session has not ended.
 	ErrActive = errors.New("session has not ended")
 	// ErrExited: the process has exited.
@@ -102,6 +109,26 @@ func (e *FencedError) Error() string {
 
 // Unwrap returns the sentinel.
 func (e *FencedError) Unwrap() error { return ErrFenced }
+
+// A RestartingError refuses what is meant for the next incarnation of a process,
+// which is not there yet. It is ErrRestarting.
+type RestartingError struct {
+	Process string
+	Ref     string    // of the endpoint
+	Next    time.Time // when it is started; zero: as soon as it is stopped
+}
+
+// Error says which process it is, and until when.
+func (e *RestartingError) Error() string {
+	text := fmt.Sprintf("%v: %s reads %s", ErrRestarting, e.Process, e.Ref)
+	if !e.Next.IsZero() {
+		text += ", next at " + e.Next.UTC().Format(time.RFC3339Nano)
+	}
+	return text
+}
+
+// Unwrap returns the sentinel.
+func (e *RestartingError) Unwrap() error { return ErrRestarting }
 
 func argument(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrArgument}, args...)...)

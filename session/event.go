@@ -23,6 +23,12 @@ const (
 	EventLeaseAcquired
 	EventLeaseReleased
 	EventLeaseLost
+	// EventProcessRestarting: it is started again at ProcessInfo.Next; EventProcessGaveUp:
+	// it is not, although it was to be.
+	EventProcessRestarting
+	EventProcessGaveUp
+	// EventIncarnationDropped: the oldest incarnation of a process was dropped.
+	EventIncarnationDropped
 )
 
 // An Event is something that happened to a session. It is shared by all who
@@ -36,10 +42,13 @@ type Event struct {
 	Was, Is State
 	Process *ProcessInfo // of process events
 	Pipe    string       // of pipe, direction and lease events
-	End     int          // of direction and lease events
-	Final   *Final       // of a direction that has ended
-	Lease   *Lease       // of lease events; the one that was lost
-	Detail  string       // for people; the new holder when a lease was stolen
+	// Incarnation is that of the pipe, of these events.
+	Incarnation uint64
+	Unread      *Unread // of a process that is restarting, and of what was dropped
+	End         int     // of direction and lease events
+	Final       *Final  // of a direction that has ended
+	Lease       *Lease  // of lease events; the one that was lost
+	Detail      string  // for people; the new holder when a lease was stolen
 }
 
 // An eventLog numbers events from 1 and keeps the last of them.

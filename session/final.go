@@ -9,7 +9,9 @@ import (
 // A Final is the last word about one direction of the daemon's end of a pipe.
 type Final struct {
 	Pipe string
-	End  int
+	// Incarnation of the pipe.
+	Incarnation uint64
+	End         int
 	// Sent: what was sent into the end; otherwise what came out of it.
 	Sent bool
 	Last pipe.End
@@ -21,7 +23,7 @@ type Final struct {
 // final returns the last word about a direction, or nil while it goes on and
 // where there is none.
 func (e *Endpoint) final(sent bool) *Final {
-	f := &Final{Pipe: e.pipe.name, End: e.num, Sent: sent}
+	f := &Final{Pipe: e.pipe.name, Incarnation: e.pipe.incarnation, End: e.num, Sent: sent}
 	var last *pipe.End
 	if sent {
 		if out, err := e.ep.Outbox(); err == nil {
@@ -71,12 +73,18 @@ func (e *Endpoint) isHandedOver() bool {
 // directionEnded tells that a direction of a pipe has ended, and looks whether
 // the session has. Of a pipe that is not part of the session yet announce will
 // tell.
-func (s *Session) directionEnded(pipeName string, end int, sent bool) {
-	e, err := s.Endpoint(pipeName, end)
+func (s *Session) directionEnded(pipeName string, incarnation uint64, end int, sent bool) {
+	e, err := s.EndpointIn(pipeName, end, incarnation)
 	if err != nil {
 		return
 	}
 	e.tellFinal(sent)
+	s.mu.Lock()
+	some := len(s.former) > 0
+	s.mu.Unlock()
+	if some {
+		s.reg.sweepSoon() // it may be one that gives its descriptors back then
+	}
 	if _, ended := s.Ended(); ended {
 		s.reg.sweepSoon()
 	}
@@ -148,5 +156,5 @@ func (e *Endpoint) tellFinal(sent bool) {
 		return
 	}
 	*told = true
-	e.session.tell(Event{Type: EventDirectionEnded, Pipe: e.pipe.name, End: e.num, Final: final})
+	e.session.tell(Event{Type: EventDirectionEnded, Pipe: e.pipe.name, Incarnation: e.pipe.incarnation, End: e.num, Final: final})
 }

@@ -28,7 +28,7 @@ func TestExitedProcessHasTheLastWordsOfItsPipes(t *testing.T) {
 	reg := newRegistry(t, nil)
 	yes, no := true, false
 	heard := pipe.End{Cause: pipe.CauseClosed, Position: pipe.Position{Message: 2}, Bytes: 3}
-	stderr := session.Final{Pipe: "stderr", End: 1, Last: pipe.End{Cause: pipe.CauseClosed, Position: pipe.Position{Message: 2}, Bytes: 4}}
+	stderr := session.Final{Pipe: "stderr", Incarnation: 1, End: 1, Last: pipe.End{Cause: pipe.CauseClosed, Position: pipe.Position{Message: 2}, Bytes: 4}}
 	for _, tc := range []struct {
 		name, script string
 		send         session.Outgoing
@@ -36,10 +36,10 @@ func TestExitedProcessHasTheLastWordsOfItsPipes(t *testing.T) {
 		sent         session.Final
 	}{
 		{"read all", "cat; echo err >&2", session.Outgoing{Data: []byte("aa")}, true,
-			session.Final{Pipe: "stdio", End: 1, Sent: true, AllRead: &yes, Last: heard}},
+			session.Final{Pipe: "stdio", Incarnation: 1, End: 1, Sent: true, AllRead: &yes, Last: heard}},
 		// A shell reads its input byte by byte, so the second line stays.
 		{"read one of two", "read x; echo $x; echo err >&2", session.Outgoing{Data: []byte("aabbb"), Sizes: []uint32{2, 3}}, false,
-			session.Final{Pipe: "stdio", End: 1, Sent: true, AllRead: &no,
+			session.Final{Pipe: "stdio", Incarnation: 1, End: 1, Sent: true, AllRead: &no,
 				Last: pipe.End{Cause: pipe.CauseBrokenPipe, Position: pipe.Position{Message: 3}, Bytes: 7}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -66,7 +66,7 @@ func TestExitedProcessHasTheLastWordsOfItsPipes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			want := []session.Final{tc.sent, {Pipe: "stdio", End: 1, Last: heard}, stderr}
+			want := []session.Final{tc.sent, {Pipe: "stdio", Incarnation: 1, End: 1, Last: heard}, stderr}
 			if diff := cmp.Diff(want, settled(t, s, 3), cmpopts.IgnoreFields(pipe.End{}, "Detail")); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -83,8 +83,8 @@ func TestFinalsAreThoseOfTheOtherEnd(t *testing.T) {
 	s := create(t, reg, session.Spec{Pipes: []session.PipeSpec{{Name: "x"}}, Process: &spec})
 	yes := true
 	want := []session.Final{
-		{Pipe: "x", End: 1, Sent: true, AllRead: &yes, Last: pipe.End{Cause: pipe.CauseBrokenPipe, Position: pipe.Position{Message: 1}}},
-		{Pipe: "x", End: 1, Last: pipe.End{Cause: pipe.CauseClosed, Position: pipe.Position{Message: 3}, Bytes: 4}},
+		{Pipe: "x", Incarnation: 1, End: 1, Sent: true, AllRead: &yes, Last: pipe.End{Cause: pipe.CauseBrokenPipe, Position: pipe.Position{Message: 1}}},
+		{Pipe: "x", Incarnation: 1, End: 1, Last: pipe.End{Cause: pipe.CauseClosed, Position: pipe.Position{Message: 3}, Bytes: 4}},
 	}
 	if diff := cmp.Diff(want, settled(t, s, 2), cmpopts.IgnoreFields(pipe.End{}, "Detail")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -51,6 +51,12 @@ type PipeInfo struct {
 	// Terminal is nil where the pipe is none, or where nothing is known of it any
 	// more.
 	Terminal *pipe.TerminalInfo
+	// Incarnation counts from 1; Former are earlier ones that are kept, newest first.
+	Incarnation uint64
+	Former      []PipeInfo
+	// Unread counts, of an earlier one, the messages that were sent into it and that the
+	// process had not read.
+	Unread uint64
 }
 
 // EndpointState is whether the daemon holds a copy of an end.
@@ -106,16 +112,33 @@ type ProcessInfo struct {
 	Inherits []Inherit
 	// Confined: it was born in a cgroup of its own.
 	Confined bool
+	// Incarnation counts the starts from 1; Restarts is how many there were after the
+	// first. Former are earlier ones, see [Process.Former].
+	Incarnation, Restarts uint64
+	Former                []ProcessInfo
+	// Next is when it is started again; zero: it is not, or it runs. Failure is why the
+	// attempt before failed, or why it is not started again although it was to be.
+	Next    time.Time
+	Failure string
 	// Finals are the last words about those directions of its pipes that have
 	// ended, when it is not running.
 	Finals []Final
 }
 
-// Info returns a look at the process.
+// Info returns a look at the process, without those before it.
 func (p *Process) Info() ProcessInfo {
 	info := ProcessInfo{Name: p.name, Pid: p.child.Pid(), Args: p.args, Started: p.started, Inherits: p.inherits, Running: p.Running(),
-		Confined: p.child.Confined()}
+		Confined: p.child.Confined(), Incarnation: p.incarnation}
 	p.mu.Lock()
+	if !info.Running {
+		p.decideLocked()
+		if plan := p.record.Plan; plan != nil {
+			info.Next, info.Failure = plan.Due, plan.Failure
+		} else {
+			info.Failure = p.record.Failure
+		}
+	}
+	info.Restarts = p.record.Restarts
 	info.Deadline, info.Stopping = p.record.Deadline, p.stoppingLocked()
 	if !info.Running {
 		info.Exit = p.child.Exit()
@@ -126,6 +149,42 @@ func (p *Process) Info() ProcessInfo {
 		info.Finals = p.finals((*Endpoint).final)
 	}
 	return info
+}
+
+// Former returns a look at the incarnations before this one that are kept, newest
+// first, if this is the current one.
+func (p *Process) Former() (infos []ProcessInfo) {
+	s := p.session
+	s.mu.Lock()
+	kept := slices.Clone(s.former)
+	current := slices.Contains(s.procs, p)
+	s.mu.Unlock()
+	for _, f := range slices.Backward(kept) {
+		if current && f.proc.name == p.name {
+			infos = append(infos, f.proc.Info())
+		}
+	}
+	return infos
+}
+
+// formerPipes adds a look at the earlier incarnations of pipes.
+func (s *Session) formerPipes(pipes []PipeInfo) {
+	s.mu.Lock()
+	kept := slices.Clone(s.former)
+	s.mu.Unlock()
+	for i := range pipes {
+		for _, f := range slices.Backward(kept) {
+			for _, p := range f.pipes {
+				if p.name == pipes[i].Name {
+					info := p.Info()
+					f.proc.mu.Lock()
+					info.Unread = f.proc.record.Unread[p.name]
+					f.proc.mu.Unlock()
+					pipes[i].Former = append(pipes[i].Former, info)
+				}
+			}
+		}
+	}
 }
 
 // Info returns a look at the session; with holders it asks the whole system who
@@ -142,8 +201,11 @@ func (s *Session) Info(ctx context.Context, holders bool) (Info, error) {
 	for _, p := range pipes {
 		info.Pipes = append(info.Pipes, p.Info())
 	}
+	s.formerPipes(info.Pipes)
 	for _, p := range procs {
-		info.Processes = append(info.Processes, p.Info())
+		look := p.Info()
+		look.Former = p.Former()
+		info.Processes = append(info.Processes, look)
 	}
 	if !holders {
 		return info, nil
@@ -153,7 +215,7 @@ func (s *Session) Info(ctx context.Context, holders bool) (Info, error) {
 
 // Info returns a look at the pipe, without holders.
 func (p *Pipe) Info() PipeInfo {
-	info := PipeInfo{Name: p.name, Kind: p.kind, In: p.in, Out: p.out}
+	info := PipeInfo{Name: p.name, Kind: p.kind, In: p.in, Out: p.out, Incarnation: p.incarnation}
 	for _, e := range p.ends {
 		info.Ends = append(info.Ends, e.info())
 	}

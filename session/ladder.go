@@ -71,8 +71,9 @@ func (l *ladder) join(other *ladder) {
 		l.Due[StepOver] = time.Time{}
 	}
 	l.Tree = l.Tree || other.Tree
-	if other.Cause == CauseDeleted {
-		l.Cause = CauseDeleted
+	// What a client wants last counts, and a deletion more than that.
+	if other.Cause == CauseDeleted || l.Cause != CauseDeleted && (other.Cause == CauseStopped && l.Cause == CauseRestarted || other.Cause == CauseRestarted) {
+		l.Cause = other.Cause
 	}
 }
 
@@ -109,12 +110,25 @@ func (l *ladder) sent(sig syscall.Signal) bool {
 }
 
 // begin puts the process onto a ladder, or joins the one that it is on. Of one
-// that has exited nothing is changed. Nothing moves before climb.
-func (p *Process) begin(cause Cause, policy StopPolicy) {
+// that has exited nothing is changed, but that it is not started again for whoever
+// does not want that. Nothing moves before climb. While a start of the next
+// incarnation is under way, or when that is there, nothing is done: begin returns
+// what tells when it is to be asked for then.
+func (p *Process) begin(cause Cause, policy StopPolicy) (busy <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	ends := cause == CauseStopped || cause == CauseDeleted
 	if !p.Running() {
-		return
+		if ends {
+			return p.cancelLocked()
+		}
+		return nil
+	}
+	switch {
+	case ends:
+		p.record.Fate, p.record.Again = fateStay, nil
+	case cause == CauseRestarted:
+		p.record.Fate = fateAgain
 	}
 	fresh := newLadder(cause, policy)
 	if p.ladder == nil || p.ladder.Step == StepOver {
@@ -123,6 +137,7 @@ func (p *Process) begin(cause Cause, policy StopPolicy) {
 		p.ladder.join(fresh)
 	}
 	p.noteLadderLocked()
+	return nil
 }
 
 // noteLadderLocked records the ladder as it stands and wakes who waits for that.
@@ -133,13 +148,19 @@ func (p *Process) noteLadderLocked() {
 	}
 	p.record.Ladder = &kept
 	p.noteLocked()
+	p.wakeLocked()
+}
+
+// wakeLocked wakes who waits for a change of the ladder, or of what follows the exit.
+func (p *Process) wakeLocked() {
 	if p.moved != nil {
 		close(p.moved)
 		p.moved = nil
 	}
 }
 
-// movedLocked returns a channel that is closed when the ladder has changed.
+// movedLocked returns a channel that is closed when the ladder, or what follows the
+// exit, has changed.
 func (p *Process) movedLocked() <-chan struct{} {
 	if p.moved == nil {
 		p.moved = make(chan struct{})

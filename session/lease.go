@@ -400,5 +400,5 @@ func (e *Endpoint) endLeases() {
 }
 
 func (l *lease) tell(as EventType, look Lease, detail string) {
-	l.e.session.tell(Event{Type: as, Pipe: l.e.pipe.name, End: l.e.num, Lease: &look, Detail: detail})
+	l.e.session.tell(Event{Type: as, Pipe: l.e.pipe.name, Incarnation: l.e.pipe.incarnation, End: l.e.num, Lease: &look, Detail: detail})
 }

@@ -1,6 +1,9 @@
 package session
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // This file tells the events of a session. Each is told after what it says can
 // be seen, so that a snapshot and the events after it leave nothing out.
@@ -41,12 +44,13 @@ func (s *Session) tellAdded(first bool, pipes []*Pipe, proc *Process) {
 	}
 	for _, p := range pipes {
 		if !first {
-			s.tell(Event{Type: EventPipeCreated, Was: was, Pipe: p.name})
+			s.tell(Event{Type: EventPipeCreated, Was: was, Pipe: p.name, Incarnation: p.incarnation})
 		}
 	}
 	if proc != nil {
 		info := proc.brief()
 		info.Running, info.Finals = true, nil // it may have exited just now
+		info.Next = time.Time{}
 		s.tell(Event{Type: EventProcessStarted, Was: was, Process: &info})
 	}
 	for _, p := range pipes {
@@ -63,7 +67,7 @@ func (s *Session) tellEnded() {
 	for _, p := range s.procs {
 		s.tellExit(p)
 	}
-	for _, p := range s.pipes {
+	for _, p := range s.everyPipeLocked() {
 		p.tellFinals()
 	}
 	if !s.toldEnded.Swap(true) {
@@ -75,8 +79,34 @@ func (s *Session) tellEnded() {
 func (s *Session) tellExit(p *Process) {
 	p.exited.Do(func() {
 		info := p.brief()
+		info.Next = time.Time{} // what comes of it is told next
 		s.tell(Event{Type: EventProcessExited, Process: &info})
 	})
+}
+
+// tellRestarting tells that the process is started again, and what it has left of
+// its input.
+func (p *Process) tellRestarting() {
+	s := p.session
+	info := p.brief()
+	f := former{proc: p}
+	s.mu.Lock()
+	for _, q := range s.pipes {
+		if q.incarnation == p.incarnation && p.origin.makes(q.name) {
+			f.pipes = append(f.pipes, q)
+		}
+	}
+	s.mu.Unlock()
+	unread := f.unread()
+	unread.Output, unread.OutputBytes = 0, 0 // they can be received still
+	s.tell(Event{Type: EventProcessRestarting, Process: &info, Unread: &unread})
+}
+
+// tellGaveUp tells that the process is not started again.
+func (p *Process) tellGaveUp() {
+	info := p.brief()
+	p.session.reg.log.Warn("process is not started again", "session", p.session.name, "process", p.name, "reason", info.Failure)
+	p.session.tell(Event{Type: EventProcessGaveUp, Process: &info, Detail: info.Failure})
 }
 
 // tellLast tells what is left to be told of a session that is being deleted, of

@@ -15,7 +15,13 @@ type Pipe struct {
 	kind    pipe.Kind
 	in, out pipe.Framing
 	ends    [2]*Endpoint
+	// incarnation is that of the process for which it is made anew, else 1.
+	incarnation uint64
+	order       int // among those of its session
 }
+
+// recordKey is its name, and its incarnation from the second on.
+func (p *Pipe) recordKey() string { return incarnationKey(p.name, p.incarnation) }
 
 // A making is what a pipe is made for.
 type making struct {
@@ -29,6 +35,8 @@ type making struct {
 	digest  digest
 	// terminal is how it begins, where the pipe is one.
 	terminal pipe.TerminalSpec
+	// incarnation is 0 for the first.
+	incarnation uint64
 }
 
 // openPipe makes a pipe, and its record.
@@ -45,7 +53,7 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, m making
 		Kind: kind, In: spec.In, Out: spec.Out, LogSize: logSize,
 		TailSize:   min(uint64(s.reg.config().TailSize), logSize), //nolint:gosec // validated
 		MaxMessage: s.reg.config().MaxMessageSize, Overflow: spec.Overflow, Sealed: m.sealed, Terminal: m.terminal,
-		Ended: func(end int, sent bool) { s.directionEnded(name, end, sent) },
+		Ended: func(end int, sent bool) { s.directionEnded(name, max(m.incarnation, 1), end, sent) },
 	})
 	if errors.Is(err, pipe.ErrClosed) { // its control file is
 		return nil, fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
@@ -53,7 +61,7 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, m making
 	if err != nil {
 		return nil, descriptorError(err)
 	}
-	p := &Pipe{name: name, kind: kind, in: withName(spec.In), out: withName(spec.Out)}
+	p := &Pipe{name: name, kind: kind, in: withName(spec.In), out: withName(spec.Out), incarnation: max(m.incarnation, 1), order: m.order}
 	for i, ep := range []*pipe.Endpoint{one, two} {
 		p.ends[i] = &Endpoint{session: s, pipe: p, num: i + 1, ep: ep}
 		if p.ends[i].ids, err = identity(ep); err == nil {
@@ -64,12 +72,15 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, m making
 		}
 	}
 	if err == nil {
-		err = s.put(prefixPipe+name, pipeRecord{Order: m.order, Slot: one.Slot(), Kind: kind, In: p.in, Out: p.out,
-			Ends: [2][]keeper.End{p.ends[0].ids, p.ends[1].ids}, For: m.process, Request: m.request, Digest: m.digest[:]})
+		err = s.put(prefixPipe+p.recordKey(), pipeRecord{Order: m.order, Slot: one.Slot(), Kind: kind, In: p.in, Out: p.out,
+			Ends: [2][]keeper.End{p.ends[0].ids, p.ends[1].ids}, For: m.process, Request: m.request, Digest: m.digest[:], Incarnation: m.incarnation})
 	}
 	if err != nil {
 		one.Close(true)
 		two.Close(true)
+		<-one.Closed()
+		<-two.Closed()
+		s.control.Release(one.Slot())
 		return nil, err
 	}
 	return p, nil
@@ -78,7 +89,9 @@ func (s *Session) openPipe(name string, spec *PipeSpec, kind pipe.Kind, m making
 // unmake closes a pipe that never became part of the session.
 func (s *Session) unmake(p *Pipe) {
 	p.close()
-	s.strike(prefixPipe + p.name)
+	p.wait()
+	s.strike(prefixPipe + p.recordKey())
+	s.control.Release(p.ends[0].ep.Slot())
 }
 
 // openable refuses a pipe of a session that was deleted.

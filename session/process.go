@@ -20,6 +20,10 @@ import (
 type Process struct {
 	session *Session
 	name    string
+	// incarnation is which start of it this is, from 1; origin what each is started
+	// from, nil where that is not known.
+	incarnation uint64
+	origin      *origin
 	// key names it with the keeper, order among those of its session.
 	key      uint32
 	order    int
@@ -44,6 +48,15 @@ type Process struct {
 	climbing, taking bool
 	// condemned: it is ended with its session.
 	condemned bool
+	// decided: what follows the exit is in the record; supervised: somebody carries it
+	// out; replaced: the next incarnation is there; barred: there is none any more,
+	// because the session ends. toldFailure: another daemon has told why not.
+	decided, supervised, replaced, barred, toldFailure bool
+	// launching is closed when the start that is under way is done, nil while none is.
+	launching chan struct{}
+	// attempts counts those starts of the next one that failed, failure is why.
+	attempts int
+	failure  error
 }
 
 // Name returns the process's name inside its session.
@@ -92,7 +105,7 @@ func (p *Process) Signal(sig syscall.Signal) error {
 }
 
 // noteLocked writes down what the process is now.
-func (p *Process) noteLocked() { p.session.note(prefixProc+p.name, p.record) }
+func (p *Process) noteLocked() { p.session.note(p.recordKey(), p.record) }
 
 // send sends a signal; ErrExited once the process has exited.
 func (p *Process) send(sig syscall.Signal) error {
@@ -123,12 +136,28 @@ type launch struct {
 	copies []pipe.Copy
 	proc   *Process
 	digest digest // of the request, if it has an id
+	// again is the incarnation before, nil for the first; request is the client's that
+	// wants the next one, remade are the pipes that are made anew besides stdio.
+	again   *Process
+	request string
+	remade  []*Pipe
+	// anew are the pipes of the same request whose ends 2 are handed over to it.
+	anew []PipeSpec
 }
+
+// fresh returns all pipes that were made for this start.
+func (l *launch) fresh() []*Pipe { return slices.Concat(l.made, l.remade) }
 
 // stdioName returns the name of a pipe of the standard streams: with the
 // process's before it if the plain one is taken. "stderr" beside the "stdio" of
 // another process, which has none, would look like that one's.
 func (l *launch) stdioName(stream string) string {
+	if l.again != nil {
+		if stream == "stdio" {
+			return l.again.origin.Stdio
+		}
+		return l.again.origin.Stderr
+	}
 	taken := func(name string) bool { return l.pipes[name] != nil }
 	other := l.pipes["stdio"]
 	if !taken(stream) && (other == nil || other.kind == pipe.Duplex || other.kind == pipe.OneWay) {
@@ -138,17 +167,49 @@ func (l *launch) stdioName(stream string) string {
 	return freeName(owner+"."+stream, taken)
 }
 
-func (l *launch) making() making { return making{sealed: true, order: l.order(), process: l.name} }
+// making says what a pipe is made for that stands where that of the incarnation
+// before stood.
+func (l *launch) making(name string) making {
+	m := making{sealed: true, process: l.name}
+	if l.again == nil {
+		m.order = l.order()
+		return m
+	}
+	m.incarnation = l.proc.incarnation
+	if before := l.pipes[name]; before != nil {
+		m.order = before.order
+	}
+	return m
+}
+
+// remake makes the pipes anew, besides stdio, that the incarnation before had to
+// itself.
+func (l *launch) remake() error {
+	if l.again == nil {
+		return nil
+	}
+	for i := range l.again.origin.Pipes {
+		spec := &l.again.origin.Pipes[i]
+		p, err := l.s.makePipe(spec, l.making(spec.Name), func(string) bool { return false })
+		if err != nil {
+			return err
+		}
+		l.remade = append(l.remade, p)
+		l.pipes[spec.Name] = p
+	}
+	return nil
+}
 
 // stdio makes the pipes of the standard streams.
 func (l *launch) stdio() error {
 	spec := l.spec
-	kind, made, stdio := spec.kind(), l.making(), spec.Stdio
+	name := l.stdioName("stdio")
+	kind, made, stdio := spec.kind(), l.making(name), spec.Stdio
 	if spec.hasTerminal() {
 		made.terminal, stdio = spec.terminal()
 	}
 	if kind != 0 {
-		p, err := l.s.openPipe(l.stdioName("stdio"), &stdio, kind, made)
+		p, err := l.s.openPipe(name, &stdio, kind, made)
 		if err != nil {
 			return err
 		}
@@ -166,7 +227,8 @@ func (l *launch) stdio() error {
 		}
 	}
 	if spec.Stderr == StdioPipe {
-		p, err := l.s.openPipe(l.stdioName("stderr"), &spec.StderrPipe, pipe.OneWay, l.making())
+		name := l.stdioName("stderr")
+		p, err := l.s.openPipe(name, &spec.StderrPipe, pipe.OneWay, l.making(name))
 		if err != nil {
 			return err
 		}
@@ -245,14 +307,14 @@ func (l *launch) start(ctx context.Context) error {
 	// started, and from the keeper whether it was.
 	record := &l.proc.record
 	*record = l.record()
-	if err := l.s.put(prefixProc+l.name, record); err != nil {
+	if err := l.begin(record); err != nil {
 		return err
 	}
 	failpoint.Hit("session.before-start")
 	child, err := l.s.account.Start(ctx, record.Key, keeper.Spec{Path: path, Args: l.spec.Args, Env: env, Dir: dir, Files: l.files, Attributes: l.attributes,
 		Sweep: l.spec.AfterExit.Mode == AfterExitKill})
 	if err != nil {
-		l.s.strike(prefixProc + l.name)
+		l.abandon()
 		if gone := l.s.openable(); gone != nil {
 			return gone // its account was closed in the middle
 		}
@@ -274,25 +336,70 @@ func (l *launch) start(ctx context.Context) error {
 		p.ends[1].handOver(l.proc)
 	}
 	record.Started = true
-	l.s.note(prefixProc+l.name, record)
+	l.s.note(l.proc.recordKey(), record)
 	return nil
+}
+
+// begin records what is to be started, and first, before the first start of a
+// process, what from.
+func (l *launch) begin(record *processRecord) error {
+	if l.again == nil {
+		o := &origin{Spec: *l.spec, Request: l.spec.RequestID, Digest: l.digest[:], Pipes: l.anew}
+		for _, p := range l.made {
+			if p.kind == pipe.OneWay {
+				o.Stderr = p.name
+			} else {
+				o.Stdio = p.name
+			}
+		}
+		l.proc.origin = o
+		if err := l.s.put(prefixOrigin+l.name, o); err != nil {
+			return err
+		}
+	}
+	err := l.s.put(l.proc.recordKey(), record)
+	if err != nil {
+		l.abandon()
+	}
+	return err
+}
+
+// abandon strikes what begin has recorded.
+func (l *launch) abandon() {
+	l.s.strike(l.proc.recordKey())
+	if l.again == nil {
+		l.s.strike(prefixOrigin + l.name)
+	}
 }
 
 // record returns what has to be known of the process by whoever finds it.
 func (l *launch) record() processRecord {
 	r := processRecord{Order: l.proc.order, Key: l.proc.key, Args: l.spec.Args, Created: l.proc.started, Inherits: l.spec.Inherits,
-		Request: l.spec.RequestID, Digest: l.digest[:], Stop: l.spec.Stop, AfterExit: l.spec.AfterExit}
+		Request: l.spec.RequestID, Digest: l.digest[:], Stop: l.spec.Stop, AfterExit: l.spec.AfterExit,
+		Restarts: l.proc.record.Restarts, Streak: l.proc.record.Streak}
+	if l.again != nil {
+		r.Incarnation, r.Request = l.proc.incarnation, l.request
+	}
 	if l.spec.Timeout > 0 {
 		r.Deadline = l.proc.started.Add(l.spec.Timeout)
 	}
 	for _, e := range l.proc.inputs {
-		r.Inputs = append(r.Inputs, endRecord{Pipe: e.pipe.name, End: e.num})
+		r.Inputs = append(r.Inputs, e.record(false))
 	}
 	for i, e := range l.ends {
-		r.Given = append(r.Given, endRecord{e.pipe.name, e.num, l.spec.Inherits[i].HandOver})
+		r.Given = append(r.Given, e.record(l.spec.Inherits[i].HandOver))
 	}
 	for _, p := range l.made {
-		r.Given = append(r.Given, endRecord{p.name, 2, true})
+		r.Given = append(r.Given, p.ends[1].record(true))
+	}
+	return r
+}
+
+// record names the end.
+func (e *Endpoint) record(handOver bool) endRecord {
+	r := endRecord{Pipe: e.pipe.name, End: e.num, HandOver: handOver}
+	if e.pipe.incarnation > 1 {
+		r.Incarnation = e.pipe.incarnation
 	}
 	return r
 }

@@ -19,7 +19,8 @@ import (
 
 const recordVersion = 1
 
-// The keys of records. A client's id, the only part that can have any bytes, comes last.
+// The keys of records. Behind the name of a pipe or process stands its incarnation,
+// from the second on: NAME~2. A client's id, the only part that can have any bytes, comes last.
 const (
 	keySession   = "session"
 	prefixPipe   = "pipe/"
@@ -27,6 +28,7 @@ const (
 	prefixLease  = "lease/"
 	prefixSender = "sender/"
 	prefixWriter = "writer/"
+	prefixOrigin = "origin/"
 )
 
 type sessionRecord struct {
@@ -62,6 +64,8 @@ type pipeRecord struct {
 	For     string `json:"for,omitempty"`
 	Request string `json:"request,omitempty"`
 	Digest  []byte `json:"digest,omitempty"`
+	// Incarnation is left out for the first.
+	Incarnation uint64 `json:"incarnation,omitempty"`
 }
 
 // An endRecord names an end.
@@ -70,6 +74,8 @@ type endRecord struct {
 	End  int    `json:"end"`
 	// HandOver: the daemon has no copy of an end that a process was given.
 	HandOver bool `json:"hand_over,omitempty"`
+	// Incarnation of the pipe is left out for the first.
+	Incarnation uint64 `json:"incarnation,omitempty"`
 }
 
 type processRecord struct {
@@ -94,6 +100,21 @@ type processRecord struct {
 	Signals []syscall.Signal `json:"signals,omitempty"`
 	// AfterExit is what becomes of pipes that somebody holds after the exit.
 	AfterExit AfterExit `json:"after_exit,omitzero"`
+	// Incarnation is left out for the first. Restarts counts all starts after it,
+	// Streak those in a row by the policy.
+	Incarnation uint64 `json:"incarnation,omitempty"`
+	Restarts    uint64 `json:"restarts,omitempty"`
+	Streak      uint32 `json:"streak,omitempty"`
+	// Fate is what a client wants to follow the exit, Again its request when that is
+	// another start; Plan is the start to come once it has exited.
+	Fate  fate  `json:"fate,omitempty"`
+	Again *plan `json:"again,omitempty"`
+	Plan  *plan `json:"plan,omitempty"`
+	// Failure is why it was not started again although it was to be.
+	Failure string `json:"failure,omitempty"`
+	// Unread counts the messages of its input that it has not read, by pipe, once
+	// another incarnation is there.
+	Unread map[string]uint64 `json:"unread,omitempty"`
 }
 
 type leaseRecord struct {
@@ -162,7 +183,7 @@ func (s *Session) recordLocked() sessionRecord {
 }
 
 func (e *Endpoint) key(prefix string) string {
-	return fmt.Sprintf("%s%s/%d", prefix, e.pipe.name, e.num)
+	return fmt.Sprintf("%s%s/%d", prefix, e.pipe.recordKey(), e.num)
 }
 
 func (l *lease) key() string { return fmt.Sprintf("%s/%d", l.e.key(prefixLease), l.role) }
@@ -170,6 +191,9 @@ func (l *lease) key() string { return fmt.Sprintf("%s/%d", l.e.key(prefixLease),
 // save writes down what the lease is now. What counts while a stream holds it is
 // who has it: streams end with the daemon.
 func (l *lease) save() {
+	if l.e.forgotten {
+		return
+	}
 	r := leaseRecord{Holder: l.holder, Named: l.named, Epoch: l.epoch, Life: l.life, Last: l.last, Duration: l.duration, Kept: l.kept, Force: l.force}
 	if l.taken() {
 		r.Token = l.token[:]

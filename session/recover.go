@@ -104,17 +104,34 @@ func (r *Registry) adopt(h *heirloom) {
 	for name, p := range h.pipes {
 		s.pipeRequests.recall(h.pipeRecords[name].Request, digestIn(h.pipeRecords[name].Digest), p)
 	}
+	for _, f := range s.former {
+		h.recall(f.proc)
+	}
 	for _, p := range s.procs {
-		rec := h.processRecords[p.name]
-		s.processRequests.recall(rec.Request, digestIn(rec.Digest), p)
+		h.recall(p)
 		if p.Running() {
 			r.watch(s, p)
 		} else {
-			p.exited.Do(func() {})
+			p.proceed()
 			r.background(p.giveUp) // it may have come to nothing
 		}
 	}
 	s.Ended()
+	h.dropSurplus()
+}
+
+// recall enters the request that has started a process.
+func (h *heirloom) recall(p *Process) {
+	rec := &p.record
+	switch {
+	case p.incarnation > 1:
+		h.s.restartRequests.recall(rec.Request, digestIn(rec.Digest), p)
+	case p.origin == nil: // of a daemon before there were any
+		h.s.processRequests.recall(rec.Request, digestIn(rec.Digest), p)
+	}
+	if o := p.origin; o != nil && slices.Contains(h.s.procs, p) {
+		h.s.processRequests.recall(o.Request, digestIn(o.Digest), p)
+	}
 }
 
 // An heirloom is a session that is being recovered.
@@ -130,6 +147,7 @@ type heirloom struct {
 	pipeRecords    map[string]*pipeRecord
 	processRecords map[string]*processRecord
 	leases         map[string]*leaseRecord
+	origins        map[string]*origin
 	senders        map[string]*writerState
 	writers        map[string]*writerState
 	pipes          map[string]*Pipe
@@ -203,12 +221,13 @@ func (h *heirloom) read() error {
 	case h.record.Shed:
 		return &LostError{Name: h.left.Name, Why: LostMemory}
 	}
-	var errs [5]error
+	var errs [6]error
 	h.pipeRecords, errs[0] = decodeAll[pipeRecord](all, prefixPipe)
 	h.processRecords, errs[1] = decodeAll[processRecord](all, prefixProc)
 	h.leases, errs[2] = decodeAll[leaseRecord](all, prefixLease)
 	h.senders, errs[3] = decodeAll[writerState](all, prefixSender)
 	h.writers, errs[4] = decodeAll[writerState](all, prefixWriter)
+	h.origins, errs[5] = decodeAll[origin](all, prefixOrigin)
 	return errors.Join(errs[:]...)
 }
 
@@ -260,9 +279,15 @@ func (h *heirloom) unstarted() {
 		}
 	}
 	for name, p := range h.pipeRecords {
-		if _, there := h.processRecords[p.For]; p.For != "" && !there {
+		if _, there := h.processRecords[incarnationKey(p.For, p.Incarnation)]; p.For != "" && !there {
 			delete(h.pipeRecords, name)
 			h.s.strike(prefixPipe + name)
+		}
+	}
+	for name := range h.origins {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(h.processRecords)), func(key string) bool { return nameIn(key) == name }) {
+			delete(h.origins, name)
+			h.s.strike(prefixOrigin + name)
 		}
 	}
 }
@@ -270,8 +295,11 @@ func (h *heirloom) unstarted() {
 func (h *heirloom) recoverPipes() error {
 	h.pipes = make(map[string]*Pipe)
 	order := slices.SortedFunc(maps.Keys(h.pipeRecords), func(a, b string) int { return cmp.Compare(h.pipeRecords[a].Order, h.pipeRecords[b].Order) })
-	for _, name := range order {
-		rec := h.pipeRecords[name]
+	used := make(map[int]bool)
+	for _, key := range order {
+		rec := h.pipeRecords[key]
+		name, incarnation := nameIn(key), max(rec.Incarnation, 1)
+		used[rec.Slot] = true
 		kept := pipe.Kept{Control: h.control, Slot: rec.Slot, Vault: vault{h.s.account}}
 		for i := range kept.Ends {
 			key := func(part pipe.KeyPart) pipe.Key { return pipe.KeyOf(rec.Slot, i+1, part) }
@@ -282,18 +310,21 @@ func (h *heirloom) recoverPipes() error {
 			}
 		}
 		s := h.s
-		one, two, err := pipe.Recover(h.reg.poller, kept, func(end int, sent bool) { s.directionEnded(name, end, sent) })
+		one, two, err := pipe.Recover(h.reg.poller, kept, func(end int, sent bool) { s.directionEnded(name, incarnation, end, sent) })
 		if err != nil {
-			return fmt.Errorf("pipe %s: %w", name, err)
+			return fmt.Errorf("pipe %s: %w", key, err)
 		}
-		p := &Pipe{name: name, kind: rec.Kind, in: rec.In, out: rec.Out}
+		p := &Pipe{name: name, kind: rec.Kind, in: rec.In, out: rec.Out, incarnation: incarnation, order: rec.Order}
 		for i, ep := range []*pipe.Endpoint{one, two} {
 			p.ends[i] = &Endpoint{session: s, pipe: p, num: i + 1, ep: ep, ids: rec.Ends[i]}
 		}
-		h.pipes[name] = p
-		s.pipes = append(s.pipes, p)
+		h.pipes[key] = p
 		s.countOrder(rec.Order)
+		if h.currentPipe(name) == key {
+			s.pipes = append(s.pipes, p)
+		}
 	}
+	h.control.ReleaseAllBut(used)
 	return nil
 }
 
@@ -301,7 +332,7 @@ func (h *heirloom) recoverPipes() error {
 func (s *Session) countOrder(order int) { s.serial = max(s.serial, order-createdWith) }
 
 func (h *heirloom) end(r endRecord) (*Endpoint, error) {
-	p := h.pipes[r.Pipe]
+	p := h.pipes[incarnationKey(r.Pipe, r.Incarnation)]
 	if p == nil {
 		return nil, fmt.Errorf("%w: a process has an end of pipe %q, which is not there", pipe.ErrCorrupt, r.Pipe)
 	}
@@ -312,9 +343,9 @@ func (h *heirloom) recoverProcesses() error {
 	order := slices.SortedFunc(maps.Keys(h.processRecords), func(a, b string) int {
 		return cmp.Compare(h.processRecords[a].Order, h.processRecords[b].Order)
 	})
-	for _, name := range order {
-		rec := h.processRecords[name]
-		p := &Process{session: h.s, name: name, key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
+	for _, key := range order {
+		rec, name := h.processRecords[key], nameIn(key)
+		p := &Process{session: h.s, name: name, incarnation: max(rec.Incarnation, 1), origin: h.origins[name], toldFailure: rec.Failure != "", key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
 			child: h.left.Processes[rec.Key]}
 		if p.child == nil {
 			p.child = forgotten{}
@@ -338,13 +369,14 @@ func (h *heirloom) recoverProcesses() error {
 				e.ep.Close(false)
 			}
 		}
-		h.s.procs = append(h.s.procs, p)
 		h.s.countOrder(rec.Order)
+		h.s.countOrder(int(rec.Key))
 		if !rec.Started {
 			rec.Started = true
-			h.s.note(prefixProc+name, *rec)
+			h.s.note(prefixProc+key, *rec)
 		}
 		p.record = *rec
+		h.place(p)
 		if rec.Ladder != nil {
 			l := *rec.Ladder
 			p.ladder = &l
@@ -355,7 +387,7 @@ func (h *heirloom) recoverProcesses() error {
 
 // recoverRoles makes leases and the memory of writers again.
 func (h *heirloom) recoverRoles() error {
-	for _, p := range h.s.pipes {
+	for _, p := range h.pipes {
 		for _, e := range p.ends {
 			e.mu.Lock()
 			err := h.recoverEndpoint(e)
@@ -392,7 +424,7 @@ func (h *heirloom) recoverEndpoint(e *Endpoint) error {
 // silence lets nothing be told of what has happened before: who watches begins
 // with a look at what is there.
 func (h *heirloom) silence() {
-	for _, p := range h.s.pipes {
+	for _, p := range h.pipes {
 		for _, e := range p.ends {
 			sent, received := e.final(true) != nil, e.final(false) != nil
 			e.mu.Lock()
@@ -404,6 +436,9 @@ func (h *heirloom) silence() {
 		if !p.Running() {
 			p.exited.Do(func() {})
 		}
+	}
+	for _, f := range h.s.former {
+		f.proc.exited.Do(func() {})
 	}
 	h.s.toldEnded.Store(!h.record.Ended.IsZero())
 }

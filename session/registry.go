@@ -168,7 +168,7 @@ func (r *Registry) Leave() error {
 func (s *Session) shutDown(ctx context.Context) error {
 	s.mu.Lock()
 	s.gone = true
-	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
+	pipes, procs := s.everyPipeLocked(), slices.Clone(s.procs)
 	s.mu.Unlock()
 	for _, p := range pipes {
 		p.shut()
@@ -395,6 +395,7 @@ func (r *Registry) watch(s *Session, p *Process) {
 			return
 		}
 		s.tellExit(p)
+		p.proceed()
 		s.Ended()
 		exit := p.Info()
 		r.log.Info("process exited", "session", s.name, "process", p.name, "pid", exit.Pid, "code", exit.Exit.Code, "signal", int(exit.Exit.Signal),
@@ -449,6 +450,7 @@ func (r *Registry) expired(now time.Time) []*Session {
 	}
 	var ended []over
 	for _, s := range r.List(Filter{}) {
+		s.shedFormer()
 		if since, ok := s.Ended(); ok {
 			s.shed()
 			ended = append(ended, over{s, since})

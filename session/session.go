@@ -35,6 +35,7 @@ type Session struct {
 
 	pipeRequests    requests[PipeSpec, *Pipe]
 	processRequests requests[ProcessSpec, *Process]
+	restartRequests requests[restartRequest, *Process]
 	// starting serialises changes of pipes and processes, which take a while.
 	starting sync.Mutex
 
@@ -42,8 +43,10 @@ type Session struct {
 	ready bool // built: it has all that it was created with
 	pipes []*Pipe
 	procs []*Process
-	ended time.Time // zero while it is active
-	gone  bool      // deleted: nothing can be added any more
+	// former are the incarnations before those in procs that are kept, oldest first.
+	former []*former
+	ended  time.Time // zero while it is active
+	gone   bool      // deleted: nothing can be added any more
 	// shedLogs: its logs outlive the daemon no more.
 	shedLogs bool
 	// serial counts the pipes and processes that were ever made.
@@ -168,14 +171,7 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.gone {
-		for _, p := range pipes {
-			p.close()
-			p.wait()
-		}
-		if proc != nil {
-			_ = proc.child.Signal(killSignal) // the keeper reaps it
-		}
-		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+		return s.refuseLocked(pipes, proc)
 	}
 	first := !s.ready
 	s.ready = true
@@ -199,9 +195,24 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 	return nil
 }
 
+// refuseLocked ends what was made for a session that was deleted meanwhile.
+func (s *Session) refuseLocked(pipes []*Pipe, proc *Process) error {
+	for _, p := range pipes {
+		p.close()
+		p.wait()
+	}
+	if proc != nil {
+		_ = proc.child.Signal(killSignal) // the keeper reaps it
+	}
+	return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
+}
+
 // StartProcess starts one more process.
 func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process, error) {
 	if err := spec.check(s.reg.config()); err != nil {
+		return nil, err
+	}
+	if err := spec.checkRestart(func(string) bool { return false }); err != nil {
 		return nil, err
 	}
 	return s.processRequests.once(ctx, spec.RequestID, spec, func() (*Process, error) {
@@ -233,13 +244,13 @@ func (s *Session) launch(spec *ProcessSpec, fresh []*Pipe) *launch {
 		l.pipes[p.name] = p
 	}
 	s.mu.Unlock()
-	l.proc = &Process{session: s, name: l.name, args: spec.Args, inherits: spec.Inherits}
+	l.proc = &Process{session: s, name: l.name, incarnation: 1, args: spec.Args, inherits: spec.Inherits}
 	return l
 }
 
 // run starts the process, or leaves nothing behind.
 func (l *launch) run(ctx context.Context) error {
-	if l.s.hasProcess(l.name) {
+	if l.again == nil && l.s.hasProcess(l.name) {
 		return fmt.Errorf("%w: %q in session %s", ErrProcessExists, l.name, l.s.name)
 	}
 	var err error
@@ -252,6 +263,9 @@ func (l *launch) run(ctx context.Context) error {
 	l.useTerminal()
 	err = l.stdio()
 	if err == nil {
+		err = l.remake()
+	}
+	if err == nil {
 		err = l.inherit(ctx)
 	}
 	if err == nil {
@@ -262,7 +276,7 @@ func (l *launch) run(ctx context.Context) error {
 	}
 	l.release()
 	if err != nil {
-		for _, p := range l.made {
+		for _, p := range l.fresh() {
 			l.s.unmake(p)
 		}
 	}
@@ -272,6 +286,7 @@ func (l *launch) run(ctx context.Context) error {
 // build makes the pipes and the first process of a new session, or nothing.
 func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 	var pipes []*Pipe
+	var anew []PipeSpec // made for the process, and so for each of its incarnations
 	defer func() {
 		if err != nil {
 			for _, p := range pipes {
@@ -296,17 +311,22 @@ func (s *Session) build(ctx context.Context, spec *Spec) (err error) {
 		if ps.Name == "" {
 			ps.Name = freeName("pipe", named)
 		}
-		p, err := s.makePipe(&ps, making{sealed: spec.sealed(ps.Name), order: len(stdioFirst) + i}, taken)
+		sealed := spec.sealed(ps.Name)
+		p, err := s.makePipe(&ps, making{sealed: sealed, order: len(stdioFirst) + i}, taken)
 		if err != nil {
 			return err
 		}
 		pipes = append(pipes, p)
+		if sealed {
+			anew = append(anew, ps)
+		}
 	}
 	if spec.Process == nil {
 		return s.add(pipes, nil)
 	}
 	l := s.launch(spec.Process, pipes)
 	stdio := 0
+	l.anew = anew
 	l.order = func() int { stdio++; return stdio - 1 }
 	if err := l.run(ctx); err != nil {
 		return err
@@ -400,7 +420,8 @@ func (s *Session) Ended() (since time.Time, ended bool) {
 
 func (s *Session) endedLocked() (since time.Time, ended bool) {
 	flows := func(p *Pipe) bool { return !p.over() }
-	if slices.ContainsFunc(s.procs, (*Process).Running) || slices.ContainsFunc(s.pipes, flows) {
+	if slices.ContainsFunc(s.procs, (*Process).lives) || slices.ContainsFunc(s.pipes, flows) ||
+		slices.ContainsFunc(s.former, func(f *former) bool { return slices.ContainsFunc(f.pipes, flows) }) {
 		s.ended = time.Time{}
 		return time.Time{}, false
 	}
@@ -422,13 +443,18 @@ func (s *Session) shed() {
 	}
 	defer s.starting.Unlock()
 	s.mu.Lock()
-	pipes := slices.Clone(s.pipes)
+	pipes := s.everyPipeLocked()
 	s.mu.Unlock()
 	for _, p := range pipes {
-		for _, e := range p.ends {
-			if e.ep.HungUp() && !e.ep.Closing() {
-				e.ep.Retire()
-			}
+		p.shed()
+	}
+}
+
+// shed gives the descriptors back of those ends at which nothing can flow any more.
+func (p *Pipe) shed() {
+	for _, e := range p.ends {
+		if e.ep.HungUp() && !e.ep.Closing() {
+			e.ep.Retire()
 		}
 	}
 }
@@ -446,7 +472,7 @@ func (r *Registry) shedLogs() (some bool) {
 		if !s.shedLogs {
 			s.shedLogs, some = true, true
 			s.note(keySession, s.recordLocked())
-			for _, p := range s.pipes {
+			for _, p := range s.everyPipeLocked() {
 				for _, e := range p.ends {
 					e.ep.RetireLogs()
 				}
@@ -475,7 +501,7 @@ func (s *Session) end(ctx context.Context) error {
 	s.mu.Lock()
 	s.gone = true
 	s.note(keySession, s.recordLocked())
-	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
+	pipes, procs := s.everyPipeLocked(), slices.Clone(s.procs)
 	s.mu.Unlock()
 	failpoint.Hit("session.mid-end")
 	defer s.leave()

@@ -96,6 +96,8 @@ type ProcessSpec struct {
 	// Terminal describes the terminal of the streams that lead to one; nil: as
 	// [TerminalSpec] says.
 	Terminal *TerminalSpec `json:",omitzero"`
+	// Restart says when it is started again; nil: never.
+	Restart *RestartPolicy `json:",omitempty"`
 }
 
 // An Inherit gives a process a copy of an end.
@@ -143,7 +145,10 @@ func (s *Spec) check(c *Config) error {
 		return err
 	}
 	if s.Process != nil {
-		return s.Process.check(c)
+		if err := s.Process.check(c); err != nil {
+			return err
+		}
+		return s.Process.checkRestart(s.sealed)
 	}
 	return nil
 }
@@ -206,6 +211,9 @@ func (s *ProcessSpec) check(c *Config) error {
 		return err
 	}
 	if err := s.AfterExit.check(); err != nil {
+		return err
+	}
+	if err := s.Restart.check(); err != nil {
 		return err
 	}
 	return s.checkInherits()

@@ -14,9 +14,23 @@ func (p *Process) Stop(ctx context.Context, policy StopPolicy) error {
 	if err != nil {
 		return err
 	}
-	p.begin(CauseStopped, policy)
+	p = p.stop(CauseStopped, policy)
 	p.climb()
 	return p.waitStopped(ctx)
+}
+
+// stop begins a ladder of the process, or of the incarnation of it that is there
+// once a start that is under way is done; it returns which. A start takes seconds
+// at most.
+func (p *Process) stop(cause Cause, policy StopPolicy) *Process {
+	for {
+		busy := p.begin(cause, policy)
+		if busy == nil {
+			return p
+		}
+		<-busy
+		p = p.latest()
+	}
 }
 
 // stopPolicy completes a policy, or refuses it.
@@ -64,7 +78,7 @@ func (s *Session) Stop(ctx context.Context, policy StopPolicy) error {
 	// All are begun before one moves: an input that several read is closed when all of
 	// them are being stopped.
 	for i, p := range procs {
-		p.begin(CauseStopped, policies[i])
+		procs[i] = p.stop(CauseStopped, policies[i])
 	}
 	for _, p := range procs {
 		p.climb()
@@ -87,9 +101,9 @@ func (s *Session) stopDeleted(ctx context.Context) {
 	if !slices.ContainsFunc(procs, gentle) {
 		return
 	}
-	for _, p := range procs {
+	for i, p := range procs {
 		if gentle(p) {
-			p.begin(CauseDeleted, p.record.Stop.over(s.reg.config().stopDefaults()))
+			procs[i] = p.stop(CauseDeleted, p.record.Stop.over(s.reg.config().stopDefaults()))
 		} else {
 			p.condemn()
 			_ = p.send(killSignal) // end does it again

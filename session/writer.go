@@ -204,6 +204,9 @@ func (w *Writer) broken(err error) error {
 	if errors.Is(err, pipe.ErrBrokenPipe) && w.e.session.openable() != nil {
 		return fmt.Errorf("%w for sending: the session of %s was deleted", pipe.ErrClosed, w.e.Ref())
 	}
+	if errors.Is(err, pipe.ErrBrokenPipe) || errors.Is(err, pipe.ErrClosed) {
+		return w.e.followed(err)
+	}
 	return err
 }
 

@@ -47,6 +47,7 @@ func TestEachFlagThatAnOlderDaemonWouldNotSeeNeedsAFeature(t *testing.T) {
 		{"process/attributes", &pipedv1.ProcessSpec{NoNewPrivileges: true}},
 		{"process/after-exit", &pipedv1.ProcessSpec{AfterExit: &pipedv1.AfterExit{}}},
 		{"process/merged", &pipedv1.ProcessSpec{Stderr: pipedv1.StdioMode_STDIO_MODE_MERGED}},
+		{"process/restart", &pipedv1.ProcessSpec{Restart: &pipedv1.RestartPolicy{}}},
 		{"process/stop", &pipedv1.ProcessSpec{Stop: &pipedv1.StopPolicy{}}},
 	} {
 		if needed := features(feature.spec); len(needed) != 1 || needed[feature.want] == "" {

@@ -25,8 +25,8 @@ func newEventsCmd(f *factory) *cobra.Command {
 		Use:   "events",
 		Short: "Show what happened to sessions",
 		Long: `Print the events that the daemon still has, oldest first, one a line: sessions created,
-ended and removed, pipes made, processes started and exited, directions ended, leases
-taken, given back and lost. With --follow go on with what happens from now on, also
+ended and removed, pipes made, processes started, exited and started again, directions
+ended, leases taken, given back and lost. With --follow go on with what happens from now on, also
 across a lost connection.
 
 With -o json each line has a resumeToken; --resume with the last one that was seen
@@ -119,9 +119,12 @@ func eventText(e *pipedv1.SessionEvent) string {
 	case e.GetFinal() != nil:
 		more = append(more, finalText(e.GetFinal()))
 	case e.GetPipe() != "" && e.GetEnd() != 0:
-		more = append(more, fmt.Sprintf("%s:%d", e.GetPipe(), e.GetEnd()))
+		more = append(more, fmt.Sprintf("%s:%d", incarnationText(e.GetPipe(), e.GetIncarnation()), e.GetEnd()))
 	case e.GetPipe() != "":
-		more = append(more, e.GetPipe())
+		more = append(more, incarnationText(e.GetPipe(), e.GetIncarnation()))
+	}
+	if text := unreadText(e.GetUnread()); text != "" {
+		more = append(more, "("+text+")")
 	}
 	if lease := e.GetLease(); lease != nil {
 		more = append(more, strings.ToLower(strings.TrimPrefix(lease.GetRole().String(), "LEASE_ROLE_"))+" "+printable(lease.GetHolder()))
@@ -134,8 +137,13 @@ func eventText(e *pipedv1.SessionEvent) string {
 
 // processText is a process on one line.
 func processText(p *pipedv1.Process) string {
-	if p.GetState() == pipedv1.Process_STATE_EXITED {
-		return p.GetName() + " " + exitWhyText(p)
+	name := incarnationText(p.GetName(), p.GetIncarnation())
+	if p.GetExit() != nil {
+		text := name + " " + exitWhyText(p)
+		if next := p.GetNextStartTime(); next != nil {
+			text += ", starts again at " + next.AsTime().Local().Format("15:04:05.000")
+		}
+		return text
 	}
-	return fmt.Sprintf("%s pid %d: %s", p.GetName(), p.GetPid(), shorten(commandText(p.GetArgs()), 60))
+	return fmt.Sprintf("%s pid %d: %s", name, p.GetPid(), shorten(commandText(p.GetArgs()), 60))
 }

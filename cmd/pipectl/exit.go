@@ -55,6 +55,9 @@ func timeoutError(format string, args ...any) error {
 // hints say the next step after an error, by its reason.
 var hints = map[client.Reason]string{
 	client.ErrSessionNotFound:      "pipectl ls shows the sessions",
+	client.ErrIncarnationNotFound:  "pipectl inspect NAME shows the incarnations that are kept",
+	client.ErrRestarting:           "pipectl inspect NAME shows when it is there again; pipectl restart NAME does it now",
+	client.ErrNotRestartable:       "start it anew with pipectl start",
 	client.ErrPipeNotFound:         "pipectl inspect NAME shows the pipes of a session",
 	client.ErrProcessNotFound:      "pipectl inspect NAME shows the processes of a session",
 	client.ErrSessionExists:        "pipectl rm NAME removes an ended session, rm --force any",

@@ -23,7 +23,8 @@ func newInspectCmd(f *factory) *cobra.Command {
 holds a copy of it, what went through it each way, what waits, since when it is
 stuck, and who has the right to send or to consume, until when. Of a process that
 has exited: what it and the children that it waited for have used, and the last
-word about each direction of its pipes.`,
+word about each direction of its pipes; of one that is started again, when, and
+the incarnations before it that are kept.`,
 		Example: `  pipectl inspect calc
   pipectl inspect calc -o json | jq '.processes[].pid'`,
 		Args:              arguments("NAME"),
@@ -63,6 +64,12 @@ func sessionText(s *pipedv1.Session) string {
 	}
 	for _, p := range s.GetProcesses() {
 		fmt.Fprintf(&b, "process %s: %s, pid %d: %s\n", p.GetName(), exitWhyText(p), p.GetPid(), commandText(p.GetArgs()))
+		if text := startsText(p); text != "" {
+			fmt.Fprintf(&b, "  %s\n", text)
+		}
+		for _, former := range p.GetFormer() {
+			fmt.Fprintf(&b, "  incarnation %d: %s, pid %d\n", former.GetIncarnation(), exitWhyText(former), former.GetPid())
+		}
 		if used := p.GetExit().GetUsage(); used != nil {
 			fmt.Fprintf(&b, "  %s\n", usageText(used))
 		}
@@ -93,7 +100,7 @@ func usageText(used *pipedv1.ProcessUsage) string {
 
 // stoppingText says what will end a running process, and when.
 func stoppingText(p *pipedv1.Process) string {
-	if p.GetState() == pipedv1.Process_STATE_EXITED {
+	if p.GetExit() != nil {
 		return ""
 	}
 	at := func(t *timestamppb.Timestamp) string { return t.AsTime().Format(time.RFC3339) }
@@ -130,7 +137,7 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 	if out := p.GetFramingOut().GetName(); out != framing {
 		framing += " in, " + out + " out"
 	}
-	fmt.Fprintf(b, "pipe %s: %s, %s%s\n", p.GetName(), enumText(p.GetKind().String()), framing, terminalText(p.GetTerminal()))
+	fmt.Fprintf(b, "pipe %s: %s, %s%s\n", incarnationText(p.GetName(), p.GetIncarnation()), enumText(p.GetKind().String()), framing, terminalText(p.GetTerminal()))
 	for _, e := range p.GetEndpoints() {
 		fmt.Fprintf(b, "  end %d: %s\n", e.GetEnd(), endpointText(e))
 		for _, h := range e.GetHolders() {
@@ -142,6 +149,26 @@ func writePipe(b *strings.Builder, p *pipedv1.Pipe) {
 		writeFlow(b, "sent", e.GetOutbox())
 		writeFlow(b, "received", e.GetInbox())
 	}
+	for _, former := range p.GetFormer() {
+		writeFormer(b, former)
+	}
+}
+
+// writeFormer says what there is still of an earlier incarnation of a pipe.
+func writeFormer(b *strings.Builder, p *pipedv1.Pipe) {
+	var unread pipedv1.Unread
+	unread.InputMessages = p.GetUnreadInput()
+	for _, e := range p.GetEndpoints() {
+		if e.GetState() != pipedv1.Endpoint_STATE_HANDED_OVER {
+			unread.OutputMessages += e.GetInbox().GetQueuedMessages()
+			unread.OutputBytes += e.GetInbox().GetQueuedBytes()
+		}
+	}
+	text := unreadText(&unread)
+	if text == "" {
+		text = "nothing unread"
+	}
+	fmt.Fprintf(b, "  incarnation %d: %s\n", p.GetIncarnation(), text)
 }
 
 // terminalText says how a terminal is.
@@ -240,7 +267,7 @@ func finalText(final *pipedv1.Final) string {
 		what = "sent into"
 	}
 	// The position is the one behind the last message.
-	text := fmt.Sprintf("%s %s:%d: %s; %s", what, final.GetPipe(), final.GetEnd(),
+	text := fmt.Sprintf("%s %s:%d: %s; %s", what, incarnationText(final.GetPipe(), last.GetPosition().GetIncarnation()), final.GetEnd(),
 		amountText(max(last.GetPosition().GetMessage(), 1)-1, last.GetBytes()), endText(last))
 	switch {
 	case !final.GetSent() || final.AllRead == nil:

@@ -150,6 +150,9 @@ func features(spec *pipedv1.ProcessSpec) map[string]string {
 	if spec.GetStdout() == pipedv1.StdioMode_STDIO_MODE_TTY {
 		needed["process/terminal"] = "--tty and --stdout-tty"
 	}
+	if spec.GetRestart() != nil {
+		needed[featureRestart] = "--restart"
+	}
 	if spec.GetStderr() == pipedv1.StdioMode_STDIO_MODE_MERGED {
 		needed["process/merged"] = "--merge-stderr"
 	}

@@ -17,7 +17,8 @@ func newRootCmd(f *factory) *cobra.Command {
 
 A session has pipes and processes. A pipe has two ends, 1 and 2. A reference to
 an end is SESSION[/PIPE][:END]; the pipe defaults to the session's first, the end
-to 1.`,
+to 1. A pipe that was made anew with its process is SESSION[/PIPE]~N[:END] in its Nth
+incarnation; without ~N it is the current one.`,
 		Example: `  pipectl run -- sort < names
   pipectl start --name calc -- bc
   pipectl send calc '6*7'
@@ -33,7 +34,7 @@ to 1.`,
 		newRunCmd(f), newStartCmd(f), newPipeCmd(f),
 		newSendCmd(f), newRecvCmd(f), newPollCmd(f), newCloseCmd(f), newTailCmd(f), newAttachCmd(f), newLeaseCmd(f),
 		newRecordCommand(f), newReplayCommand(f),
-		newLsCmd(f), newInspectCmd(f), newEventsCmd(f), newWaitCmd(f), newSignalCmd(f), newResizeCmd(f), newStopCmd(f), newRmCmd(f),
+		newLsCmd(f), newInspectCmd(f), newEventsCmd(f), newWaitCmd(f), newSignalCmd(f), newResizeCmd(f), newStopCmd(f), newRestartCmd(f), newRmCmd(f),
 		newInfoCmd(f), newDoctorCmd(f), newVersionCmd(f),
 	)
 	addExamples(root)

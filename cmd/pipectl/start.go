@@ -10,6 +10,7 @@ import (
 
 type startOptions struct {
 	processFlags
+	restart  restartFlags
 	session  string
 	as       string
 	inherits []string
@@ -27,16 +28,21 @@ leads to its standard input and output, "stderr" to its standard error; with
 With --session, start one more program in that session; --inherit gives it copies
 of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.
 
-After --timeout the daemon stops the program as pipectl stop does; wait says so.`,
+After --timeout the daemon stops the program as pipectl stop does; wait says so.
+
+With --restart the daemon starts the program again when it has exited, or failed, with
+new pipes, until somebody stops it: see pipectl restart.`,
 		Example: `  pipectl start --name calc -- bc
   pipectl start --fd ctl:3:mp -- python3 worker.py
   pipectl start --name nightly --timeout 2h --stop-grace 30s -- ./nightly.sh
+  pipectl start --name web --restart on-failure --restart-backoff 1s..1m -- ./web
   pipectl start --session work --as reader --inherit pipe:2:3 -- python3 reader.py`,
 		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, "line")
 	flags := cmd.Flags()
 	flags.DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s (else never)")
+	opts.restart.add(cmd, flags)
 	flags.StringVar(&opts.session, "session", "", "start in this session instead of a new one")
 	flags.StringVar(&opts.as, "as", "", "name of the process (else its program's)")
 	flags.StringArrayVar(&opts.inherits, "inherit", nil, "`PIPE:END:FD`: a copy of that end as descriptor FD; with --session, repeatable")
@@ -56,6 +62,9 @@ After --timeout the daemon stops the program as pipectl stop does; wait says so.
 func startRun(ctx context.Context, f *factory, c *client.Client, opts *startOptions, out output, args []string) error {
 	process, err := opts.process(args)
 	if err != nil {
+		return err
+	}
+	if process.Restart, err = opts.restart.policy(opts.changed); err != nil {
 		return err
 	}
 	if err := checkFeatures(ctx, c, process); err != nil {

@@ -6,7 +6,7 @@ import (
 	"github.com/piped-dev/piped/client"
 )
 
-// parseRef reads SESSION[/PIPE][:END] from the command line.
+// parseRef reads SESSION[/PIPE][~INCARNATION][:END] from the command line.
 func parseRef(text string) (client.Ref, error) {
 	ref, err := client.ParseRef(text)
 	if err != nil {

@@ -97,7 +97,7 @@ func shorten(text string, limit int) string {
 func exitText(process *pipedv1.Process) string {
 	exit := process.GetExit()
 	switch {
-	case process.GetState() != pipedv1.Process_STATE_EXITED:
+	case exit == nil:
 		return "running"
 	case exit.GetSignal() != "" && exit.GetCoreDumped():
 		return "signal " + exit.GetSignal() + " (core dumped)"
@@ -122,6 +122,8 @@ func exitCauseText(process *pipedv1.Process) string {
 		return exitText(process) + " (out of memory)"
 	case pipedv1.Exit_CAUSE_DELETED:
 		return exitText(process) + " (deleted)"
+	case pipedv1.Exit_CAUSE_RESTARTED:
+		return exitText(process) + " (restarted)"
 	default:
 		return exitText(process)
 	}

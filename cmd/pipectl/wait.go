@@ -13,10 +13,12 @@ import (
 func newWaitCmd(f *factory) *cobra.Command {
 	var timeout time.Duration
 	var explained, ends bool
+	var incarnation uint64
 	cmd := &cobra.Command{
 		Use:   "wait NAME[@PROC]",
 		Short: "Wait until a process has exited",
-		Long: `Wait until a process of a session has exited, the first if none is named, and print
+		Long: `Wait until a process of a session has exited and is not started again, the first if
+none is named, or, with --incarnation, until that one has exited, and print
 how: "exit CODE" or "signal NAME", and after it "(stopped)" or "(timeout)" where the
 daemon ended it for that. It exits with 0 whatever the process did, and with 124 when
 the timeout came first.
@@ -34,6 +36,7 @@ be waiting for, and who keeps the end of file from coming, and since when.`,
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "how long to wait, as 1.5s; 0 looks once (else for ever)")
 	cmd.Flags().BoolVar(&ends, "end", false, "wait also until nothing can come through any pipe any more")
 	cmd.Flags().BoolVar(&explained, "explain", false, "say on stderr what is waited for: who holds which end of a pipe, and since when")
+	cmd.Flags().Uint64Var(&incarnation, "incarnation", 0, "wait for the exit of incarnation `N`, whatever follows")
 	out := outputFlag(cmd)
 	cmd.RunE = f.runE(func(ctx context.Context, c *client.Client, args []string) error {
 		session, process, err := parseTarget(args[0])
@@ -47,12 +50,19 @@ be waiting for, and who keeps the end of file from coming, and since when.`,
 			defer explaining(ctx, f, c, session, process)()
 		}
 		began := time.Now()
-		got, err := c.Wait(ctx, session, process, timeout)
-		if err != nil {
-			return err
+		var got *pipedv1.Process
+		if incarnation > 0 {
+			got, err = c.WaitIncarnation(ctx, session, process, incarnation, timeout)
+		} else {
+			got, err = c.Wait(ctx, session, process, timeout)
 		}
-		if got.GetState() != pipedv1.Process_STATE_EXITED {
+		switch {
+		case err != nil:
+			return err
+		case got.GetState() == pipedv1.Process_STATE_RUNNING:
 			return timeoutError("%s is still running after %v", got.GetName(), max(timeout, 0))
+		case got.GetState() == pipedv1.Process_STATE_BACKOFF && incarnation == 0:
+			return timeoutError("%s waits for its next start after %v", got.GetName(), max(timeout, 0))
 		}
 		if ends {
 			if timeout != client.Forever {

@@ -58,6 +58,7 @@ type limitsConfig struct {
 	StopCloseGrace          duration `mapstructure:"stop_close_grace" yaml:"stop_close_grace"`
 	StopGrace               duration `mapstructure:"stop_grace" yaml:"stop_grace"`
 	MaxStopGrace            duration `mapstructure:"max_stop_grace" yaml:"max_stop_grace"`
+	IncarnationsKept        int      `mapstructure:"incarnations_kept" yaml:"incarnations_kept"`
 }
 
 type retentionConfig struct {
@@ -90,6 +91,7 @@ func defaultConfig() config {
 			StopCloseGrace:          duration(o.Sessions.StopCloseGrace),
 			StopGrace:               duration(o.Sessions.StopGrace),
 			MaxStopGrace:            duration(o.Sessions.MaxStopGrace),
+			IncarnationsKept:        o.Sessions.IncarnationsKept,
 		},
 		Durability:        durabilityAuto,
 		Retention:         retentionConfig{EndedFor: duration(o.Sessions.EndedFor), EndedMax: o.Sessions.EndedMax},
@@ -139,6 +141,7 @@ func settings() []setting {
 		{"limits.stop_close_grace", "stop-close-grace", "a process that is stopped has this `DURATION` after its input is closed", d.Limits.StopCloseGrace},
 		{"limits.stop_grace", "stop-grace", "a process that is stopped has this `DURATION` after the signal", d.Limits.StopGrace},
 		{"limits.max_stop_grace", "max-stop-grace", "longest `DURATION` that can be asked for of either", d.Limits.MaxStopGrace},
+		{"limits.incarnations_kept", "incarnations-kept", "keep up to `N` incarnations of a process that are over", d.Limits.IncarnationsKept},
 		{"retention.ended_for", "ended-for", "keep ended sessions this `DURATION`", d.Retention.EndedFor},
 		{"retention.ended_max", "ended-max", "keep up to `N` ended sessions", d.Retention.EndedMax},
 		{"environment.allow", "environment-allow", "let processes get variable `NAME`, or NAME*, of the daemon's; may be repeated", d.Environment.Allow},

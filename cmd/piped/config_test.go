@@ -101,7 +101,7 @@ func TestEveryKeyHasAFlagAndAVariable(t *testing.T) {
 		"limits.log_size": "6MiB", "limits.tail_size": "1KiB", "limits.max_message_size": "2MiB",
 		"limits.max_streams_per_connection": "11", "limits.max_poll_endpoints": "12", "limits.max_page_size": "13",
 		"limits.lease_duration": "19s", "limits.max_lease_duration": "20m", "limits.events_retained": "21",
-		"limits.stop_close_grace": "22s", "limits.stop_grace": "23s", "limits.max_stop_grace": "24m",
+		"limits.stop_close_grace": "22s", "limits.stop_grace": "23s", "limits.max_stop_grace": "24m", "limits.incarnations_kept": "25",
 		"retention.ended_for": "14m", "retention.ended_max": "15",
 		"heartbeat_interval": "16s", "shutdown_grace": "17s", "idle_exit": "18s", "durability": "memory",
 		"environment.allow": "OTHER_*", "environment.deny": "OTHER",

@@ -235,6 +235,7 @@ func (c config) session() session.Config {
 		StopCloseGrace:   time.Duration(c.Limits.StopCloseGrace),
 		StopGrace:        time.Duration(c.Limits.StopGrace),
 		MaxStopGrace:     time.Duration(c.Limits.MaxStopGrace),
+		IncarnationsKept: c.Limits.IncarnationsKept,
 	}
 }
 

@@ -20,7 +20,7 @@ var reloadable = []string{
 	"log.level",
 	"limits.log_size", "limits.tail_size", "limits.max_message_size", "limits.max_poll_endpoints", "limits.max_page_size",
 	"limits.lease_duration", "limits.max_lease_duration",
-	"limits.stop_close_grace", "limits.stop_grace", "limits.max_stop_grace",
+	"limits.stop_close_grace", "limits.stop_grace", "limits.max_stop_grace", "limits.incarnations_kept",
 	"retention.ended_for", "retention.ended_max",
 	"environment.allow", "environment.deny",
 	"heartbeat_interval", "shutdown_grace",

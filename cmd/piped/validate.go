@@ -127,7 +127,13 @@ func (c config) validateLimits(refuse func(key string, value any, want string, a
 			refuse(n.key, n.value, "want from 1 to %d", n.high)
 		}
 	}
+	if n := l.IncarnationsKept; n < 0 || n > maxIncarnationsKept {
+		refuse("limits.incarnations_kept", n, "want from 0 to %d", maxIncarnationsKept)
+	}
 }
+
+// maxIncarnationsKept bounds what one process can fill.
+const maxIncarnationsKept = 100
 
 // parseLevel reads one of the four names.
 func parseLevel(name string) (slog.Level, error) {

@@ -22,7 +22,8 @@ type scene struct {
 
 // plays are what a scene consists of. Each is about a session of its own, which
 // is deleted afterwards.
-var plays = []func(ctx context.Context, c *client.Client, name string) error{playBroken, playDrops, playPipes, playParts, playEnds, playRecords, playSocket}
+var plays = []func(ctx context.Context, c *client.Client, name string) error{playBroken, playDrops, playPipes, playParts, playEnds, playRecords, playSocket,
+	playRestarts}
 
 // newScene begins a scene. end ends it.
 func (r *row) newScene() *scene {
@@ -97,6 +98,7 @@ func excused(err error) bool {
 		client.ErrBrokenPipe, client.ErrEndpointClosed, client.ErrEndpointSealed, client.ErrSessionNotFound, client.ErrSessionLost, client.ErrSpawnFailed,
 		client.ErrProcessExited, client.ErrProcessExists, client.ErrPipeExists, client.ErrSignalUncertain, client.ErrKeeperAway,
 		client.ErrDescriptorLimit, client.ErrLogSpace, client.ErrUnavailable, client.ErrFenced, client.ErrUnfinishedMessage, client.ErrSessionExists, client.ErrStartUncertain,
+		client.ErrIncarnationNotFound, client.ErrRestarting,
 	} {
 		if errors.Is(err, reason) {
 			return true

@@ -630,9 +630,11 @@ type Limits struct {
 	// StopPolicy.grace where nobody says.
 	StopGrace *durationpb.Duration `protobuf:"bytes,16,opt,name=stop_grace,json=stopGrace,proto3" json:"stop_grace,omitempty"`
 	// Longest of either.
-	MaxStopGrace  *durationpb.Duration `protobuf:"bytes,17,opt,name=max_stop_grace,json=maxStopGrace,proto3" json:"max_stop_grace,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxStopGrace *durationpb.Duration `protobuf:"bytes,17,opt,name=max_stop_grace,json=maxStopGrace,proto3" json:"max_stop_grace,omitempty"`
+	// Earlier incarnations of a process that are kept, with what is unread of them.
+	IncarnationsKept uint32 `protobuf:"varint,20,opt,name=incarnations_kept,json=incarnationsKept,proto3" json:"incarnations_kept,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Limits) Reset() {
@@ -784,6 +786,13 @@ func (x *Limits) GetMaxStopGrace() *durationpb.Duration {
 	return nil
 }
 
+func (x *Limits) GetIncarnationsKept() uint32 {
+	if x != nil {
+		return x.IncarnationsKept
+	}
+	return 0
+}
+
 var File_piped_v1_server_proto protoreflect.FileDescriptor
 
 const file_piped_v1_server_proto_rawDesc = "" +
@@ -832,7 +841,7 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail\"\xd8\x06\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"\x85\a\n" +
 	"\x06Limits\x12\x1b\n" +
 	"\tpart_size\x18\x01 \x01(\x04R\bpartSize\x12(\n" +
 	"\x10max_message_size\x18\x02 \x01(\x04R\x0emaxMessageSize\x12\x19\n" +
@@ -852,7 +861,8 @@ const file_piped_v1_server_proto_rawDesc = "" +
 	"\x10stop_close_grace\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x0estopCloseGrace\x128\n" +
 	"\n" +
 	"stop_grace\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\tstopGrace\x12?\n" +
-	"\x0emax_stop_grace\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\fmaxStopGrace*V\n" +
+	"\x0emax_stop_grace\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\fmaxStopGrace\x12+\n" +
+	"\x11incarnations_kept\x18\x14 \x01(\rR\x10incarnationsKept*V\n" +
 	"\n" +
 	"Durability\x12\x1a\n" +
 	"\x16DURABILITY_UNSPECIFIED\x10\x00\x12\x15\n" +

@@ -210,7 +210,8 @@ type Session_State int32
 const (
 	// Never sent.
 	Session_STATE_UNSPECIFIED Session_State = 0
-	// It has a running process, or an end that can still bring or take bytes.
+	// It has a process that runs or will be started again, or an end that can still
+	// bring or take bytes.
 	Session_STATE_ACTIVE Session_State = 1
 	// All processes have exited and all pipes have ended. Exit, finals and
 	// unread output are kept until it is deleted or expires.
@@ -391,8 +392,11 @@ const (
 	Process_STATE_UNSPECIFIED Process_State = 0
 	// It has not exited.
 	Process_STATE_RUNNING Process_State = 1
-	// It has exited. Its pipes may still bring bytes.
+	// It has exited, and is not started again by itself. Its pipes may still bring
+	// bytes.
 	Process_STATE_EXITED Process_State = 2
+	// It has exited, as exit says, and is started again at next_start_time.
+	Process_STATE_BACKOFF Process_State = 3
 )
 
 // Enum value maps for Process_State.
@@ -401,11 +405,13 @@ var (
 		0: "STATE_UNSPECIFIED",
 		1: "STATE_RUNNING",
 		2: "STATE_EXITED",
+		3: "STATE_BACKOFF",
 	}
 	Process_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"STATE_RUNNING":     1,
 		"STATE_EXITED":      2,
+		"STATE_BACKOFF":     3,
 	}
 )
 
@@ -434,6 +440,64 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+}
+
+// Mode is when a process is started again.
+type RestartPolicy_Mode int32
+
+const (
+	// The default: never.
+	RestartPolicy_MODE_UNSPECIFIED RestartPolicy_Mode = 0
+	// Not by itself.
+	RestartPolicy_MODE_NEVER RestartPolicy_Mode = 1
+	// After a failure: another code than 0, a signal, a timeout, or an exit of which
+	// nobody can tell how it was.
+	RestartPolicy_MODE_ON_FAILURE RestartPolicy_Mode = 2
+	// After every exit.
+	RestartPolicy_MODE_ALWAYS RestartPolicy_Mode = 3
+)
+
+// Enum value maps for RestartPolicy_Mode.
+var (
+	RestartPolicy_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_NEVER",
+		2: "MODE_ON_FAILURE",
+		3: "MODE_ALWAYS",
+	}
+	RestartPolicy_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_NEVER":       1,
+		"MODE_ON_FAILURE":  2,
+		"MODE_ALWAYS":      3,
+	}
+)
+
+func (x RestartPolicy_Mode) Enum() *RestartPolicy_Mode {
+	p := new(RestartPolicy_Mode)
+	*p = x
+	return p
+}
+
+func (x RestartPolicy_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RestartPolicy_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+}
+
+func (RestartPolicy_Mode) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[7]
+}
+
+func (x RestartPolicy_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RestartPolicy_Mode.Descriptor instead.
+func (RestartPolicy_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Step is a step of a ladder.
@@ -481,11 +545,11 @@ func (x Stopping_Step) String() string {
 }
 
 func (Stopping_Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
 }
 
 func (Stopping_Step) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[7]
+	return &file_piped_v1_session_proto_enumTypes[8]
 }
 
 func (x Stopping_Step) Number() protoreflect.EnumNumber {
@@ -494,7 +558,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Scope is who is signalled.
@@ -535,11 +599,11 @@ func (x StopPolicy_Scope) String() string {
 }
 
 func (StopPolicy_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
 }
 
 func (StopPolicy_Scope) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[8]
+	return &file_piped_v1_session_proto_enumTypes[9]
 }
 
 func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
@@ -548,7 +612,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // Cause is why a process ended.
@@ -572,6 +636,8 @@ const (
 	Exit_CAUSE_UNKNOWN Exit_Cause = 6
 	// There was no memory left: see oom.
 	Exit_CAUSE_OOM Exit_Cause = 7
+	// It was being stopped by RestartProcess.
+	Exit_CAUSE_RESTARTED Exit_Cause = 9
 )
 
 // Enum value maps for Exit_Cause.
@@ -585,6 +651,7 @@ var (
 		5: "CAUSE_DELETED",
 		6: "CAUSE_UNKNOWN",
 		7: "CAUSE_OOM",
+		9: "CAUSE_RESTARTED",
 	}
 	Exit_Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED":      0,
@@ -595,6 +662,7 @@ var (
 		"CAUSE_DELETED":          5,
 		"CAUSE_UNKNOWN":          6,
 		"CAUSE_OOM":              7,
+		"CAUSE_RESTARTED":        9,
 	}
 )
 
@@ -609,11 +677,11 @@ func (x Exit_Cause) String() string {
 }
 
 func (Exit_Cause) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
 }
 
 func (Exit_Cause) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[9]
+	return &file_piped_v1_session_proto_enumTypes[10]
 }
 
 func (x Exit_Cause) Number() protoreflect.EnumNumber {
@@ -622,7 +690,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -662,11 +730,11 @@ func (x LogSpec_Overflow) String() string {
 }
 
 func (LogSpec_Overflow) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
 }
 
 func (LogSpec_Overflow) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[10]
+	return &file_piped_v1_session_proto_enumTypes[11]
 }
 
 func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
@@ -675,7 +743,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // What is done about a pipe that is held.
@@ -723,11 +791,11 @@ func (x AfterExit_Mode) String() string {
 }
 
 func (AfterExit_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
 }
 
 func (AfterExit_Mode) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[11]
+	return &file_piped_v1_session_proto_enumTypes[12]
 }
 
 func (x AfterExit_Mode) Number() protoreflect.EnumNumber {
@@ -736,7 +804,7 @@ func (x AfterExit_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AfterExit_Mode.Descriptor instead.
 func (AfterExit_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // Type is what happened.
@@ -766,6 +834,16 @@ const (
 	SessionEvent_TYPE_LEASE_RELEASED SessionEvent_Type = 9
 	// A lease was stolen or its time ran out.
 	SessionEvent_TYPE_LEASE_LOST SessionEvent_Type = 10
+	// A process that has exited will be started again; process.next_start_time says
+	// when. Also when an attempt to start it has failed, and the next one is due.
+	SessionEvent_TYPE_PROCESS_RESTARTING SessionEvent_Type = 11
+	// A process that has exited will not be started again, although its policy would
+	// have it, or it was to be: it was stopped meanwhile, or has been started as often
+	// as its policy allows.
+	SessionEvent_TYPE_PROCESS_GAVE_UP SessionEvent_Type = 12
+	// The oldest incarnation of a process was dropped, because there are more than
+	// Limits.incarnations_kept.
+	SessionEvent_TYPE_INCARNATION_DROPPED SessionEvent_Type = 13
 )
 
 // Enum value maps for SessionEvent_Type.
@@ -782,19 +860,25 @@ var (
 		8:  "TYPE_LEASE_ACQUIRED",
 		9:  "TYPE_LEASE_RELEASED",
 		10: "TYPE_LEASE_LOST",
+		11: "TYPE_PROCESS_RESTARTING",
+		12: "TYPE_PROCESS_GAVE_UP",
+		13: "TYPE_INCARNATION_DROPPED",
 	}
 	SessionEvent_Type_value = map[string]int32{
-		"TYPE_UNSPECIFIED":     0,
-		"TYPE_SESSION_CREATED": 1,
-		"TYPE_SESSION_ENDED":   2,
-		"TYPE_SESSION_DELETED": 3,
-		"TYPE_PIPE_CREATED":    4,
-		"TYPE_PROCESS_STARTED": 5,
-		"TYPE_PROCESS_EXITED":  6,
-		"TYPE_DIRECTION_ENDED": 7,
-		"TYPE_LEASE_ACQUIRED":  8,
-		"TYPE_LEASE_RELEASED":  9,
-		"TYPE_LEASE_LOST":      10,
+		"TYPE_UNSPECIFIED":         0,
+		"TYPE_SESSION_CREATED":     1,
+		"TYPE_SESSION_ENDED":       2,
+		"TYPE_SESSION_DELETED":     3,
+		"TYPE_PIPE_CREATED":        4,
+		"TYPE_PROCESS_STARTED":     5,
+		"TYPE_PROCESS_EXITED":      6,
+		"TYPE_DIRECTION_ENDED":     7,
+		"TYPE_LEASE_ACQUIRED":      8,
+		"TYPE_LEASE_RELEASED":      9,
+		"TYPE_LEASE_LOST":          10,
+		"TYPE_PROCESS_RESTARTING":  11,
+		"TYPE_PROCESS_GAVE_UP":     12,
+		"TYPE_INCARNATION_DROPPED": 13,
 	}
 )
 
@@ -809,11 +893,11 @@ func (x SessionEvent_Type) String() string {
 }
 
 func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[13].Descriptor()
 }
 
 func (SessionEvent_Type) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[12]
+	return &file_piped_v1_session_proto_enumTypes[13]
 }
 
 func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
@@ -822,7 +906,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -975,11 +1059,19 @@ type Pipe struct {
 	FramingOut *Framing `protobuf:"bytes,4,opt,name=framing_out,json=framingOut,proto3" json:"framing_out,omitempty"`
 	// Ends 1 and 2, as far as the daemon ever held them.
 	Endpoints []*Endpoint `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// Incarnation; the first is 1.
+	// Incarnation; the first is 1. A pipe that is made anew for each start of a
+	// process has the incarnation of that process.
 	Incarnation uint64 `protobuf:"varint,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// What the terminal is now, or was last. Absent where the pipe is none, or where
 	// this daemon has never seen it.
-	Terminal      *Terminal `protobuf:"bytes,7,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	Terminal *Terminal `protobuf:"bytes,7,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	// Earlier incarnations that are retained, newest first. They can still be
+	// received from: see EndpointRef.incarnation.
+	Former []*Pipe `protobuf:"bytes,8,rep,name=former,proto3" json:"former,omitempty"`
+	// Of an earlier incarnation: messages that were sent into it and that the process
+	// had not read, as far as the kernel tells. They are never sent again by the
+	// daemon. On a socket it is the most that it can be.
+	UnreadInput   uint64 `protobuf:"varint,9,opt,name=unread_input,json=unreadInput,proto3" json:"unread_input,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1061,6 +1153,20 @@ func (x *Pipe) GetTerminal() *Terminal {
 		return x.Terminal
 	}
 	return nil
+}
+
+func (x *Pipe) GetFormer() []*Pipe {
+	if x != nil {
+		return x.Former
+	}
+	return nil
+}
+
+func (x *Pipe) GetUnreadInput() uint64 {
+	if x != nil {
+		return x.UnreadInput
+	}
+	return 0
 }
 
 // A Terminal is what a terminal is at one moment. The process changes its mode
@@ -1220,7 +1326,10 @@ type EndpointRef struct {
 	// Name of the pipe. Empty: the first of the session.
 	Pipe string `protobuf:"bytes,2,opt,name=pipe,proto3" json:"pipe,omitempty"`
 	// 1 or 2. 0 means 1.
-	End           uint32 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	End uint32 `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
+	// Incarnation of the pipe. 0: the current one. One that is not there any more, or
+	// not yet, is refused with INCARNATION_NOT_FOUND.
+	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1272,6 +1381,13 @@ func (x *EndpointRef) GetPipe() string {
 func (x *EndpointRef) GetEnd() uint32 {
 	if x != nil {
 		return x.End
+	}
+	return 0
+}
+
+func (x *EndpointRef) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -1664,10 +1780,24 @@ type Process struct {
 	Stopping *Stopping `protobuf:"bytes,9,opt,name=stopping,proto3" json:"stopping,omitempty"`
 	// What StopPolicy.SCOPE_TREE reaches of it.
 	TreeKill TreeKill `protobuf:"varint,10,opt,name=tree_kill,json=treeKill,proto3,enum=piped.v1.TreeKill" json:"tree_kill,omitempty"`
-	// When its timeout is over, if it has one.
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// When its timeout is over, if it has one. It counts from the start of each
+	// incarnation.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Which start of it this is; the first is 1.
+	Incarnation uint64 `protobuf:"varint,15,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// How often it was started again. The count of its RestartPolicy, which begins
+	// anew after a healthy time, is another one.
+	Restarts uint64 `protobuf:"varint,16,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// When it is started again; only in STATE_BACKOFF.
+	NextStartTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=next_start_time,json=nextStartTime,proto3" json:"next_start_time,omitempty"`
+	// Earlier incarnations that are retained, newest first, with their exits and
+	// finals.
+	Former []*Process `protobuf:"bytes,18,rep,name=former,proto3" json:"former,omitempty"`
+	// Why the last attempt to start it again failed, or why it is not started again
+	// although its policy would have it, for people.
+	RestartFailure string `protobuf:"bytes,19,opt,name=restart_failure,json=restartFailure,proto3" json:"restart_failure,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Process) Reset() {
@@ -1777,6 +1907,146 @@ func (x *Process) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Process) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *Process) GetRestarts() uint64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Process) GetNextStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextStartTime
+	}
+	return nil
+}
+
+func (x *Process) GetFormer() []*Process {
+	if x != nil {
+		return x.Former
+	}
+	return nil
+}
+
+func (x *Process) GetRestartFailure() string {
+	if x != nil {
+		return x.RestartFailure
+	}
+	return ""
+}
+
+// A RestartPolicy says when a process that has exited is started again: a new
+// incarnation, with new standard streams, and a new pipe in place of each whose end
+// was handed over to it. Nobody starts it again whom a client stopped, whose session
+// is deleted, or whose daemon ends its sessions.
+type RestartPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Mode RestartPolicy_Mode `protobuf:"varint,1,opt,name=mode,proto3,enum=piped.v1.RestartPolicy_Mode" json:"mode,omitempty"`
+	// The wait before the first of starts in a row. Absent: 100 ms. At least 10 ms.
+	InitialBackoff *durationpb.Duration `protobuf:"bytes,2,opt,name=initial_backoff,json=initialBackoff,proto3" json:"initial_backoff,omitempty"`
+	// The longest wait. Absent: 30 s, or initial_backoff if that is longer.
+	MaxBackoff *durationpb.Duration `protobuf:"bytes,3,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	// By how much each wait is longer than the one before. 0: 2. At least 1.
+	Multiplier float64 `protobuf:"fixed64,4,opt,name=multiplier,proto3" json:"multiplier,omitempty"`
+	// Each wait is made shorter at random by up to this part of it, 0 to 1, so that
+	// what failed together is not started together. Absent: 0.1.
+	Jitter *float64 `protobuf:"fixed64,5,opt,name=jitter,proto3,oneof" json:"jitter,omitempty"`
+	// It is not started again after so many starts in a row. 0: no bound.
+	MaxRestarts uint32 `protobuf:"varint,6,opt,name=max_restarts,json=maxRestarts,proto3" json:"max_restarts,omitempty"`
+	// A process that ran for so long was well: the wait and the count begin anew.
+	// Absent: 10 s. Zero: no process ever was.
+	HealthyAfter  *durationpb.Duration `protobuf:"bytes,7,opt,name=healthy_after,json=healthyAfter,proto3" json:"healthy_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartPolicy) Reset() {
+	*x = RestartPolicy{}
+	mi := &file_piped_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartPolicy) ProtoMessage() {}
+
+func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
+func (*RestartPolicy) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RestartPolicy) GetMode() RestartPolicy_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return RestartPolicy_MODE_UNSPECIFIED
+}
+
+func (x *RestartPolicy) GetInitialBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.InitialBackoff
+	}
+	return nil
+}
+
+func (x *RestartPolicy) GetMaxBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return nil
+}
+
+func (x *RestartPolicy) GetMultiplier() float64 {
+	if x != nil {
+		return x.Multiplier
+	}
+	return 0
+}
+
+func (x *RestartPolicy) GetJitter() float64 {
+	if x != nil && x.Jitter != nil {
+		return *x.Jitter
+	}
+	return 0
+}
+
+func (x *RestartPolicy) GetMaxRestarts() uint32 {
+	if x != nil {
+		return x.MaxRestarts
+	}
+	return 0
+}
+
+func (x *RestartPolicy) GetHealthyAfter() *durationpb.Duration {
+	if x != nil {
+		return x.HealthyAfter
+	}
+	return nil
+}
+
 // Resources are limits of a session, which its processes and their descendants
 // share. Each needs a controller of cgroup v2: what is not there is refused with
 // CGROUP_UNAVAILABLE, which names it. 0 means no limit. They hold also while no daemon
@@ -1808,7 +2078,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2090,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2103,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Resources) GetMemoryMax() uint64 {
@@ -1901,7 +2171,7 @@ type SessionUsage struct {
 
 func (x *SessionUsage) Reset() {
 	*x = SessionUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2183,7 @@ func (x *SessionUsage) String() string {
 func (*SessionUsage) ProtoMessage() {}
 
 func (x *SessionUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2196,7 @@ func (x *SessionUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUsage.ProtoReflect.Descriptor instead.
 func (*SessionUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SessionUsage) GetMemory() uint64 {
@@ -1981,7 +2251,8 @@ type Stopping struct {
 	// When the next step comes, if the process has not exited by then. Absent when
 	// there is none.
 	NextTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
-	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT or CAUSE_DELETED.
+	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT, CAUSE_DELETED or
+	// CAUSE_RESTARTED.
 	Cause         Exit_Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1989,7 +2260,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2272,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2285,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -2077,7 +2348,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2360,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2373,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -2182,7 +2453,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2465,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2478,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Final) GetPipe() string {
@@ -2278,7 +2549,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2561,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2574,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -2429,7 +2700,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2712,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2725,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -2497,7 +2768,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2780,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2793,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2573,7 +2844,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2856,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2869,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2671,14 +2942,18 @@ type ProcessSpec struct {
 	// descendant, holds them when it has exited.
 	AfterExit *AfterExit `protobuf:"bytes,36,opt,name=after_exit,json=afterExit,proto3" json:"after_exit,omitempty"`
 	// How the terminal begins. Must be absent where no standard stream is one.
-	Terminal      *TerminalSpec `protobuf:"bytes,30,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	Terminal *TerminalSpec `protobuf:"bytes,30,opt,name=terminal,proto3" json:"terminal,omitempty"`
+	// When it is started again. Absent: never. With a policy that does, every end that
+	// is handed over must be of a pipe that the same request creates, and end 2:
+	// nobody could hand over another one twice.
+	Restart       *RestartPolicy `protobuf:"bytes,33,opt,name=restart,proto3" json:"restart,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2965,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2978,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -2860,6 +3135,13 @@ func (x *ProcessSpec) GetTerminal() *TerminalSpec {
 	return nil
 }
 
+func (x *ProcessSpec) GetRestart() *RestartPolicy {
+	if x != nil {
+		return x.Restart
+	}
+	return nil
+}
+
 // What becomes of pipes that somebody holds after the process that they were
 // given to has exited, so that their end of file does not come.
 type AfterExit struct {
@@ -2875,7 +3157,7 @@ type AfterExit struct {
 
 func (x *AfterExit) Reset() {
 	*x = AfterExit{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3169,7 @@ func (x *AfterExit) String() string {
 func (*AfterExit) ProtoMessage() {}
 
 func (x *AfterExit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3182,7 @@ func (x *AfterExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AfterExit.ProtoReflect.Descriptor instead.
 func (*AfterExit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AfterExit) GetMode() AfterExit_Mode {
@@ -2940,7 +3222,7 @@ type TerminalSpec struct {
 
 func (x *TerminalSpec) Reset() {
 	*x = TerminalSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2952,7 +3234,7 @@ func (x *TerminalSpec) String() string {
 func (*TerminalSpec) ProtoMessage() {}
 
 func (x *TerminalSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2965,7 +3247,7 @@ func (x *TerminalSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSpec.ProtoReflect.Descriptor instead.
 func (*TerminalSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TerminalSpec) GetSize() *TerminalSize {
@@ -3013,7 +3295,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3307,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3320,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -3084,7 +3366,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3096,7 +3378,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3109,7 +3391,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -3163,7 +3445,7 @@ type CreateSessionRequest struct {
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3175,7 +3457,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3188,7 +3470,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -3244,7 +3526,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3256,7 +3538,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3269,7 +3551,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
@@ -3295,7 +3577,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3589,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3602,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -3355,7 +3637,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3367,7 +3649,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3380,7 +3662,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -3409,7 +3691,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3421,7 +3703,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3434,7 +3716,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -3485,7 +3767,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +3779,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +3792,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3554,7 +3836,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3566,7 +3848,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3579,7 +3861,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -3651,7 +3933,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3663,7 +3945,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3676,7 +3958,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3770,7 +4052,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4064,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4077,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3822,14 +4104,19 @@ type SessionEvent struct {
 	// The lease, for LEASE events; after LOST the one that was lost.
 	Lease *Lease `protobuf:"bytes,10,opt,name=lease,proto3" json:"lease,omitempty"`
 	// Why, for people; the new holder after a LEASE_LOST.
-	Detail        string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Incarnation of the pipe, for PIPE, DIRECTION and LEASE events.
+	Incarnation uint64 `protobuf:"varint,12,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// For PROCESS_RESTARTING what the process left of its input, for
+	// INCARNATION_DROPPED what is gone with it.
+	Unread        *Unread `protobuf:"bytes,13,opt,name=unread,proto3" json:"unread,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +4128,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +4141,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3934,6 +4221,85 @@ func (x *SessionEvent) GetDetail() string {
 	return ""
 }
 
+func (x *SessionEvent) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *SessionEvent) GetUnread() *Unread {
+	if x != nil {
+		return x.Unread
+	}
+	return nil
+}
+
+// Unread is what nobody has read of an incarnation.
+type Unread struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Messages that clients had sent and the process had not read; see
+	// Pipe.unread_input.
+	InputMessages uint64 `protobuf:"varint,1,opt,name=input_messages,json=inputMessages,proto3" json:"input_messages,omitempty"`
+	// Messages of the process that no consumer had acknowledged.
+	OutputMessages uint64 `protobuf:"varint,2,opt,name=output_messages,json=outputMessages,proto3" json:"output_messages,omitempty"`
+	// Their bytes, framing included.
+	OutputBytes   uint64 `protobuf:"varint,3,opt,name=output_bytes,json=outputBytes,proto3" json:"output_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unread) Reset() {
+	*x = Unread{}
+	mi := &file_piped_v1_session_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unread) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unread) ProtoMessage() {}
+
+func (x *Unread) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unread.ProtoReflect.Descriptor instead.
+func (*Unread) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Unread) GetInputMessages() uint64 {
+	if x != nil {
+		return x.InputMessages
+	}
+	return 0
+}
+
+func (x *Unread) GetOutputMessages() uint64 {
+	if x != nil {
+		return x.OutputMessages
+	}
+	return 0
+}
+
+func (x *Unread) GetOutputBytes() uint64 {
+	if x != nil {
+		return x.OutputBytes
+	}
+	return 0
+}
+
 // DeleteSessionRequest removes a session.
 type DeleteSessionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3947,7 +4313,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3959,7 +4325,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3972,7 +4338,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3998,7 +4364,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4010,7 +4376,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4023,7 +4389,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -4041,7 +4407,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4053,7 +4419,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4066,7 +4432,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -4101,7 +4467,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4113,7 +4479,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4126,7 +4492,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -4152,7 +4518,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4530,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4543,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -4212,7 +4578,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4224,7 +4590,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4237,7 +4603,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -4262,7 +4628,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4274,7 +4640,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4287,7 +4653,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -4320,7 +4686,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4332,7 +4698,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4345,7 +4711,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 // ResizeTerminalRequest names a terminal and its new size.
@@ -4365,7 +4731,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4377,7 +4743,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4390,7 +4756,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResizeTerminalRequest) GetSession() string {
@@ -4430,7 +4796,7 @@ type ResizeTerminalResponse struct {
 
 func (x *ResizeTerminalResponse) Reset() {
 	*x = ResizeTerminalResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4808,7 @@ func (x *ResizeTerminalResponse) String() string {
 func (*ResizeTerminalResponse) ProtoMessage() {}
 
 func (x *ResizeTerminalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4821,7 @@ func (x *ResizeTerminalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalResponse.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -4466,14 +4832,17 @@ type WaitProcessRequest struct {
 	// Name of the process. Empty: the first.
 	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
 	// How long. Zero or negative: look once. Absent: for ever.
-	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	// Wait for the exit of this incarnation. 0: until the process has exited and is
+	// not started again.
+	Incarnation   uint64 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[43]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4485,7 +4854,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[43]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4498,7 +4867,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -4522,10 +4891,17 @@ func (x *WaitProcessRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *WaitProcessRequest) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 // WaitProcessResponse returns the process.
 type WaitProcessResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The process; still running after the timeout.
+	// The process; still running, or waiting for its next start, after the timeout.
 	Process       *Process `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4533,7 +4909,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[44]
+	mi := &file_piped_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4545,7 +4921,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[44]
+	mi := &file_piped_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4558,7 +4934,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -4586,7 +4962,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[45]
+	mi := &file_piped_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4598,7 +4974,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[45]
+	mi := &file_piped_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4611,7 +4987,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -4653,7 +5029,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[46]
+	mi := &file_piped_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4665,7 +5041,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[46]
+	mi := &file_piped_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4678,10 +5054,131 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// RestartProcessRequest starts a process anew.
+type RestartProcessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call repeatable; see CreateSessionRequest.request_id. Remembered as
+	// long as the incarnation that it started.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	// Name of the process. Empty: the first.
+	Process string `protobuf:"bytes,3,opt,name=process,proto3" json:"process,omitempty"`
+	// How it is stopped, where it should not be as ProcessSpec.stop said. It is killed
+	// in the end: skip_kill is refused here, and not looked at in ProcessSpec.stop.
+	Policy        *StopPolicy `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartProcessRequest) Reset() {
+	*x = RestartProcessRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartProcessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartProcessRequest) ProtoMessage() {}
+
+func (x *RestartProcessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartProcessRequest.ProtoReflect.Descriptor instead.
+func (*RestartProcessRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RestartProcessRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RestartProcessRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *RestartProcessRequest) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
+}
+
+func (x *RestartProcessRequest) GetPolicy() *StopPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+// RestartProcessResponse returns the process.
+type RestartProcessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new incarnation.
+	Process       *Process `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartProcessResponse) Reset() {
+	*x = RestartProcessResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartProcessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartProcessResponse) ProtoMessage() {}
+
+func (x *RestartProcessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartProcessResponse.ProtoReflect.Descriptor instead.
+func (*RestartProcessResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RestartProcessResponse) GetProcess() *Process {
 	if x != nil {
 		return x.Process
 	}
@@ -4705,7 +5202,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[47]
+	mi := &file_piped_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4717,7 +5214,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[47]
+	mi := &file_piped_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4730,7 +5227,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -4772,7 +5269,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[48]
+	mi := &file_piped_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +5281,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[48]
+	mi := &file_piped_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +5294,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -4832,7 +5329,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x02\"\x91\x03\n" +
+	"\vSTATE_ENDED\x10\x02\"\xdc\x03\n" +
 	"\x04Pipe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -4842,7 +5339,9 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"framingOut\x120\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x12.piped.v1.EndpointR\tendpoints\x12 \n" +
 	"\vincarnation\x18\x06 \x01(\x04R\vincarnation\x12.\n" +
-	"\bterminal\x18\a \x01(\v2\x12.piped.v1.TerminalR\bterminal\"b\n" +
+	"\bterminal\x18\a \x01(\v2\x12.piped.v1.TerminalR\bterminal\x12&\n" +
+	"\x06former\x18\b \x03(\v2\x0e.piped.v1.PipeR\x06former\x12!\n" +
+	"\funread_input\x18\t \x01(\x04R\vunreadInput\"b\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_DUPLEX\x10\x01\x12\x10\n" +
@@ -4859,11 +5358,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x02 \x01(\rR\acolumns\x12\x14\n" +
 	"\x05width\x18\x03 \x01(\rR\x05width\x12\x16\n" +
-	"\x06height\x18\x04 \x01(\rR\x06height\"M\n" +
+	"\x06height\x18\x04 \x01(\rR\x06height\"o\n" +
 	"\vEndpointRef\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x12\n" +
 	"\x04pipe\x18\x02 \x01(\tR\x04pipe\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\rR\x03end\"\xe2\x02\n" +
+	"\x03end\x18\x03 \x01(\rR\x03end\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\"\xe2\x02\n" +
 	"\bEndpoint\x12\x10\n" +
 	"\x03end\x18\x01 \x01(\rR\x03end\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.piped.v1.Endpoint.StateR\x05state\x12\x16\n" +
@@ -4903,7 +5403,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"parent_pid\x18\x06 \x01(\x05R\tparentPid\x12\x18\n" +
 	"\aprocess\x18\a \x01(\tR\aprocess\x12\x14\n" +
 	"\x05reads\x18\b \x01(\bR\x05reads\x12\x16\n" +
-	"\x06writes\x18\t \x01(\bR\x06writes\"\x87\x04\n" +
+	"\x06writes\x18\t \x01(\bR\x06writes\"\xf0\x05\n" +
 	"\aProcess\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x12\n" +
@@ -4917,11 +5417,35 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bstopping\x18\t \x01(\v2\x12.piped.v1.StoppingR\bstopping\x12/\n" +
 	"\ttree_kill\x18\n" +
 	" \x01(\x0e2\x12.piped.v1.TreeKillR\btreeKill\x126\n" +
-	"\bdeadline\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"C\n" +
+	"\bdeadline\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12 \n" +
+	"\vincarnation\x18\x0f \x01(\x04R\vincarnation\x12\x1a\n" +
+	"\brestarts\x18\x10 \x01(\x04R\brestarts\x12B\n" +
+	"\x0fnext_start_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\rnextStartTime\x12)\n" +
+	"\x06former\x18\x12 \x03(\v2\x11.piped.v1.ProcessR\x06former\x12'\n" +
+	"\x0frestart_failure\x18\x13 \x01(\tR\x0erestartFailure\"V\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x10\n" +
-	"\fSTATE_EXITED\x10\x02\"\xc8\x01\n" +
+	"\fSTATE_EXITED\x10\x02\x12\x11\n" +
+	"\rSTATE_BACKOFF\x10\x03\"\xc0\x03\n" +
+	"\rRestartPolicy\x120\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x1c.piped.v1.RestartPolicy.ModeR\x04mode\x12B\n" +
+	"\x0finitial_backoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x0einitialBackoff\x12:\n" +
+	"\vmax_backoff\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxBackoff\x12\x1e\n" +
+	"\n" +
+	"multiplier\x18\x04 \x01(\x01R\n" +
+	"multiplier\x12\x1b\n" +
+	"\x06jitter\x18\x05 \x01(\x01H\x00R\x06jitter\x88\x01\x01\x12!\n" +
+	"\fmax_restarts\x18\x06 \x01(\rR\vmaxRestarts\x12>\n" +
+	"\rhealthy_after\x18\a \x01(\v2\x19.google.protobuf.DurationR\fhealthyAfter\"R\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"MODE_NEVER\x10\x01\x12\x13\n" +
+	"\x0fMODE_ON_FAILURE\x10\x02\x12\x0f\n" +
+	"\vMODE_ALWAYS\x10\x03B\t\n" +
+	"\a_jitter\"\xc8\x01\n" +
 	"\tResources\x12\x1d\n" +
 	"\n" +
 	"memory_max\x18\x01 \x01(\x04R\tmemoryMax\x12\x1f\n" +
@@ -4986,7 +5510,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xee\x03\n" +
+	"\t_all_read\"\x83\x04\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -4997,7 +5521,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
 	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usage\x12*\n" +
 	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\x12\x10\n" +
-	"\x03oom\x18\b \x01(\bR\x03oom\"\xa4\x01\n" +
+	"\x03oom\x18\b \x01(\bR\x03oom\"\xb9\x01\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tCAUSE_OWN\x10\x01\x12\x1a\n" +
@@ -5006,7 +5530,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rCAUSE_TIMEOUT\x10\x04\x12\x11\n" +
 	"\rCAUSE_DELETED\x10\x05\x12\x11\n" +
 	"\rCAUSE_UNKNOWN\x10\x06\x12\r\n" +
-	"\tCAUSE_OOM\x10\aB\b\n" +
+	"\tCAUSE_OOM\x10\a\x12\x13\n" +
+	"\x0fCAUSE_RESTARTED\x10\tB\b\n" +
 	"\x06status\"\xae\x01\n" +
 	"\fProcessUsage\x126\n" +
 	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
@@ -5027,7 +5552,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\bOverflow\x12\x18\n" +
 	"\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eOVERFLOW_BLOCK\x10\x01\x12\x18\n" +
-	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\xe8\x06\n" +
+	"\x14OVERFLOW_DROP_OLDEST\x10\x02\"\x9b\a\n" +
 	"\vProcessSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
@@ -5054,7 +5579,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x11no_new_privileges\x18\x1a \x01(\bR\x0fnoNewPrivileges\x122\n" +
 	"\n" +
 	"after_exit\x18$ \x01(\v2\x13.piped.v1.AfterExitR\tafterExit\x122\n" +
-	"\bterminal\x18\x1e \x01(\v2\x16.piped.v1.TerminalSpecR\bterminalB\a\n" +
+	"\bterminal\x18\x1e \x01(\v2\x16.piped.v1.TerminalSpecR\bterminal\x121\n" +
+	"\arestart\x18! \x01(\v2\x17.piped.v1.RestartPolicyR\arestartB\a\n" +
 	"\x05_niceB\b\n" +
 	"\x06_umask\"\xb4\x01\n" +
 	"\tAfterExit\x12,\n" +
@@ -5136,7 +5662,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\theartbeat\x18\x05 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
 	"\n" +
 	"\bresponse\"\r\n" +
-	"\vSnapshotEnd\"\xe1\x05\n" +
+	"\vSnapshotEnd\"\x82\a\n" +
 	"\fSessionEvent\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.piped.v1.SessionEvent.TypeR\x04type\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -5149,10 +5675,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05final\x18\t \x01(\v2\x0f.piped.v1.FinalR\x05final\x12%\n" +
 	"\x05lease\x18\n" +
 	" \x01(\v2\x0f.piped.v1.LeaseR\x05lease\x12\x16\n" +
-	"\x06detail\x18\v \x01(\tR\x06detail\x1a9\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x12 \n" +
+	"\vincarnation\x18\f \x01(\x04R\vincarnation\x12(\n" +
+	"\x06unread\x18\r \x01(\v2\x10.piped.v1.UnreadR\x06unread\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x02\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14TYPE_SESSION_CREATED\x10\x01\x12\x16\n" +
@@ -5165,7 +5693,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x13TYPE_LEASE_ACQUIRED\x10\b\x12\x17\n" +
 	"\x13TYPE_LEASE_RELEASED\x10\t\x12\x13\n" +
 	"\x0fTYPE_LEASE_LOST\x10\n" +
-	"\"F\n" +
+	"\x12\x1b\n" +
+	"\x17TYPE_PROCESS_RESTARTING\x10\v\x12\x18\n" +
+	"\x14TYPE_PROCESS_GAVE_UP\x10\f\x12\x1c\n" +
+	"\x18TYPE_INCARNATION_DROPPED\x10\r\"{\n" +
+	"\x06Unread\x12%\n" +
+	"\x0einput_messages\x18\x01 \x01(\x04R\rinputMessages\x12'\n" +
+	"\x0foutput_messages\x18\x02 \x01(\x04R\x0eoutputMessages\x12!\n" +
+	"\foutput_bytes\x18\x03 \x01(\x04R\voutputBytes\"F\n" +
 	"\x14DeleteSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x17\n" +
@@ -5194,11 +5729,12 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x12\n" +
 	"\x04pipe\x18\x03 \x01(\tR\x04pipe\x12*\n" +
 	"\x04size\x18\x04 \x01(\v2\x16.piped.v1.TerminalSizeR\x04size\"\x18\n" +
-	"\x16ResizeTerminalResponse\"\x8e\x01\n" +
+	"\x16ResizeTerminalResponse\"\xb0\x01\n" +
 	"\x12WaitProcessRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x128\n" +
-	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\atimeout\x88\x01\x01B\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationH\x00R\atimeout\x88\x01\x01\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\x04R\vincarnationB\n" +
 	"\n" +
 	"\b_timeout\"B\n" +
 	"\x13WaitProcessResponse\x12+\n" +
@@ -5211,6 +5747,14 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"\b_timeout\"B\n" +
 	"\x13StopProcessResponse\x12+\n" +
+	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\x98\x01\n" +
+	"\x15RestartProcessRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x18\n" +
+	"\asession\x18\x02 \x01(\tR\asession\x12\x18\n" +
+	"\aprocess\x18\x03 \x01(\tR\aprocess\x12,\n" +
+	"\x06policy\x18\x04 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\"E\n" +
+	"\x16RestartProcessResponse\x12+\n" +
 	"\aprocess\x18\x01 \x01(\v2\x11.piped.v1.ProcessR\aprocess\"\xd2\x01\n" +
 	"\x12StopSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12:\n" +
@@ -5235,7 +5779,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
 	"\x11STDIO_MODE_MERGED\x10\x03\x12\x12\n" +
-	"\x0eSTDIO_MODE_TTY\x10\x042\xc3\a\n" +
+	"\x0eSTDIO_MODE_TTY\x10\x042\x98\b\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -5250,7 +5794,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12S\n" +
 	"\x0eResizeTerminal\x12\x1f.piped.v1.ResizeTerminalRequest\x1a .piped.v1.ResizeTerminalResponse\x12J\n" +
 	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
-	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponseB\x8e\x01\n" +
+	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponse\x12S\n" +
+	"\x0eRestartProcess\x12\x1f.piped.v1.RestartProcessRequest\x1a .piped.v1.RestartProcessResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
 var (
@@ -5265,8 +5810,8 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 14)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_piped_v1_session_proto_goTypes = []any{
 	(TreeKill)(0),                  // 0: piped.v1.TreeKill
 	(EnvironmentBase)(0),           // 1: piped.v1.EnvironmentBase
@@ -5275,205 +5820,223 @@ var file_piped_v1_session_proto_goTypes = []any{
 	(Pipe_Kind)(0),                 // 4: piped.v1.Pipe.Kind
 	(Endpoint_State)(0),            // 5: piped.v1.Endpoint.State
 	(Process_State)(0),             // 6: piped.v1.Process.State
-	(Stopping_Step)(0),             // 7: piped.v1.Stopping.Step
-	(StopPolicy_Scope)(0),          // 8: piped.v1.StopPolicy.Scope
-	(Exit_Cause)(0),                // 9: piped.v1.Exit.Cause
-	(LogSpec_Overflow)(0),          // 10: piped.v1.LogSpec.Overflow
-	(AfterExit_Mode)(0),            // 11: piped.v1.AfterExit.Mode
-	(SessionEvent_Type)(0),         // 12: piped.v1.SessionEvent.Type
-	(*Session)(nil),                // 13: piped.v1.Session
-	(*Pipe)(nil),                   // 14: piped.v1.Pipe
-	(*Terminal)(nil),               // 15: piped.v1.Terminal
-	(*TerminalSize)(nil),           // 16: piped.v1.TerminalSize
-	(*EndpointRef)(nil),            // 17: piped.v1.EndpointRef
-	(*Endpoint)(nil),               // 18: piped.v1.Endpoint
-	(*Flow)(nil),                   // 19: piped.v1.Flow
-	(*Holder)(nil),                 // 20: piped.v1.Holder
-	(*Process)(nil),                // 21: piped.v1.Process
-	(*Resources)(nil),              // 22: piped.v1.Resources
-	(*SessionUsage)(nil),           // 23: piped.v1.SessionUsage
-	(*Stopping)(nil),               // 24: piped.v1.Stopping
-	(*StopPolicy)(nil),             // 25: piped.v1.StopPolicy
-	(*Final)(nil),                  // 26: piped.v1.Final
-	(*Exit)(nil),                   // 27: piped.v1.Exit
-	(*ProcessUsage)(nil),           // 28: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),               // 29: piped.v1.PipeSpec
-	(*LogSpec)(nil),                // 30: piped.v1.LogSpec
-	(*ProcessSpec)(nil),            // 31: piped.v1.ProcessSpec
-	(*AfterExit)(nil),              // 32: piped.v1.AfterExit
-	(*TerminalSpec)(nil),           // 33: piped.v1.TerminalSpec
-	(*ResourceLimit)(nil),          // 34: piped.v1.ResourceLimit
-	(*Inherit)(nil),                // 35: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),   // 36: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),  // 37: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),      // 38: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),     // 39: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),    // 40: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),   // 41: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),   // 42: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil),  // 43: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),            // 44: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),           // 45: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),   // 46: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil),  // 47: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),      // 48: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),     // 49: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),    // 50: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),   // 51: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),   // 52: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil),  // 53: piped.v1.SignalProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 54: piped.v1.ResizeTerminalRequest
-	(*ResizeTerminalResponse)(nil), // 55: piped.v1.ResizeTerminalResponse
-	(*WaitProcessRequest)(nil),     // 56: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),    // 57: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),     // 58: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),    // 59: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),     // 60: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),    // 61: piped.v1.StopSessionResponse
-	nil,                            // 62: piped.v1.Session.LabelsEntry
-	nil,                            // 63: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                            // 64: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                            // 65: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                            // 66: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 67: google.protobuf.Timestamp
-	(*Framing)(nil),                // 68: piped.v1.Framing
-	(*End)(nil),                    // 69: piped.v1.End
-	(*Lease)(nil),                  // 70: piped.v1.Lease
-	(*durationpb.Duration)(nil),    // 71: google.protobuf.Duration
-	(*Heartbeat)(nil),              // 72: piped.v1.Heartbeat
+	(RestartPolicy_Mode)(0),        // 7: piped.v1.RestartPolicy.Mode
+	(Stopping_Step)(0),             // 8: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),          // 9: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),                // 10: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),          // 11: piped.v1.LogSpec.Overflow
+	(AfterExit_Mode)(0),            // 12: piped.v1.AfterExit.Mode
+	(SessionEvent_Type)(0),         // 13: piped.v1.SessionEvent.Type
+	(*Session)(nil),                // 14: piped.v1.Session
+	(*Pipe)(nil),                   // 15: piped.v1.Pipe
+	(*Terminal)(nil),               // 16: piped.v1.Terminal
+	(*TerminalSize)(nil),           // 17: piped.v1.TerminalSize
+	(*EndpointRef)(nil),            // 18: piped.v1.EndpointRef
+	(*Endpoint)(nil),               // 19: piped.v1.Endpoint
+	(*Flow)(nil),                   // 20: piped.v1.Flow
+	(*Holder)(nil),                 // 21: piped.v1.Holder
+	(*Process)(nil),                // 22: piped.v1.Process
+	(*RestartPolicy)(nil),          // 23: piped.v1.RestartPolicy
+	(*Resources)(nil),              // 24: piped.v1.Resources
+	(*SessionUsage)(nil),           // 25: piped.v1.SessionUsage
+	(*Stopping)(nil),               // 26: piped.v1.Stopping
+	(*StopPolicy)(nil),             // 27: piped.v1.StopPolicy
+	(*Final)(nil),                  // 28: piped.v1.Final
+	(*Exit)(nil),                   // 29: piped.v1.Exit
+	(*ProcessUsage)(nil),           // 30: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),               // 31: piped.v1.PipeSpec
+	(*LogSpec)(nil),                // 32: piped.v1.LogSpec
+	(*ProcessSpec)(nil),            // 33: piped.v1.ProcessSpec
+	(*AfterExit)(nil),              // 34: piped.v1.AfterExit
+	(*TerminalSpec)(nil),           // 35: piped.v1.TerminalSpec
+	(*ResourceLimit)(nil),          // 36: piped.v1.ResourceLimit
+	(*Inherit)(nil),                // 37: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),   // 38: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),  // 39: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),      // 40: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),     // 41: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),    // 42: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),   // 43: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),   // 44: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil),  // 45: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),            // 46: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),           // 47: piped.v1.SessionEvent
+	(*Unread)(nil),                 // 48: piped.v1.Unread
+	(*DeleteSessionRequest)(nil),   // 49: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),  // 50: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),      // 51: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),     // 52: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),    // 53: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),   // 54: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),   // 55: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),  // 56: piped.v1.SignalProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 57: piped.v1.ResizeTerminalRequest
+	(*ResizeTerminalResponse)(nil), // 58: piped.v1.ResizeTerminalResponse
+	(*WaitProcessRequest)(nil),     // 59: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),    // 60: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),     // 61: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),    // 62: piped.v1.StopProcessResponse
+	(*RestartProcessRequest)(nil),  // 63: piped.v1.RestartProcessRequest
+	(*RestartProcessResponse)(nil), // 64: piped.v1.RestartProcessResponse
+	(*StopSessionRequest)(nil),     // 65: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),    // 66: piped.v1.StopSessionResponse
+	nil,                            // 67: piped.v1.Session.LabelsEntry
+	nil,                            // 68: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                            // 69: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                            // 70: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                            // 71: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 72: google.protobuf.Timestamp
+	(*Framing)(nil),                // 73: piped.v1.Framing
+	(*End)(nil),                    // 74: piped.v1.End
+	(*Lease)(nil),                  // 75: piped.v1.Lease
+	(*durationpb.Duration)(nil),    // 76: google.protobuf.Duration
+	(*Heartbeat)(nil),              // 77: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	62,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	67,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	67,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	67,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	67,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	14,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	21,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	22,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
-	23,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
+	72,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	72,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	72,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	15,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	22,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	24,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
+	25,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
 	4,   // 9: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	68,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	68,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	18,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	15,  // 13: piped.v1.Pipe.terminal:type_name -> piped.v1.Terminal
-	16,  // 14: piped.v1.Terminal.size:type_name -> piped.v1.TerminalSize
-	5,   // 15: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	19,  // 16: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	19,  // 17: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	20,  // 18: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	67,  // 19: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	69,  // 20: piped.v1.Flow.end:type_name -> piped.v1.End
-	70,  // 21: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	67,  // 22: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
-	6,   // 23: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	67,  // 24: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	27,  // 25: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	35,  // 26: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	26,  // 27: piped.v1.Process.finals:type_name -> piped.v1.Final
-	24,  // 28: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,   // 29: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	67,  // 30: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	71,  // 31: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
-	71,  // 32: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
-	7,   // 33: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	67,  // 34: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	67,  // 35: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,   // 36: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	71,  // 37: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	71,  // 38: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,   // 39: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	69,  // 40: piped.v1.Final.last:type_name -> piped.v1.End
-	67,  // 41: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	28,  // 42: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,   // 43: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	71,  // 44: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	71,  // 45: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,   // 46: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	68,  // 47: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	68,  // 48: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	30,  // 49: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10,  // 50: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,   // 51: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,   // 52: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,   // 53: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,   // 54: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	29,  // 55: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	29,  // 56: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	35,  // 57: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	25,  // 58: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	71,  // 59: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	34,  // 60: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	32,  // 61: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
-	33,  // 62: piped.v1.ProcessSpec.terminal:type_name -> piped.v1.TerminalSpec
-	11,  // 63: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
-	71,  // 64: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
-	16,  // 65: piped.v1.TerminalSpec.size:type_name -> piped.v1.TerminalSize
-	63,  // 66: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	29,  // 67: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	31,  // 68: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	22,  // 69: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
-	13,  // 70: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	13,  // 71: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,   // 72: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	64,  // 73: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	13,  // 74: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	65,  // 75: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	71,  // 76: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,   // 77: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	13,  // 78: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	44,  // 79: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	45,  // 80: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	72,  // 81: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	12,  // 82: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	67,  // 83: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	66,  // 84: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	21,  // 85: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	26,  // 86: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	70,  // 87: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	29,  // 88: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	14,  // 89: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	31,  // 90: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	21,  // 91: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	16,  // 92: piped.v1.ResizeTerminalRequest.size:type_name -> piped.v1.TerminalSize
-	71,  // 93: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	21,  // 94: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	25,  // 95: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	71,  // 96: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	21,  // 97: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	71,  // 98: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	71,  // 99: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	25,  // 100: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	21,  // 101: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	36,  // 102: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	38,  // 103: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	40,  // 104: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	42,  // 105: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	46,  // 106: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	48,  // 107: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	50,  // 108: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	52,  // 109: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	56,  // 110: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	54,  // 111: piped.v1.SessionService.ResizeTerminal:input_type -> piped.v1.ResizeTerminalRequest
-	58,  // 112: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	60,  // 113: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	37,  // 114: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	39,  // 115: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	41,  // 116: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	43,  // 117: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	47,  // 118: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	49,  // 119: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	51,  // 120: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	53,  // 121: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	57,  // 122: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	55,  // 123: piped.v1.SessionService.ResizeTerminal:output_type -> piped.v1.ResizeTerminalResponse
-	59,  // 124: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	61,  // 125: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	114, // [114:126] is the sub-list for method output_type
-	102, // [102:114] is the sub-list for method input_type
-	102, // [102:102] is the sub-list for extension type_name
-	102, // [102:102] is the sub-list for extension extendee
-	0,   // [0:102] is the sub-list for field type_name
+	73,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	73,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	19,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	16,  // 13: piped.v1.Pipe.terminal:type_name -> piped.v1.Terminal
+	15,  // 14: piped.v1.Pipe.former:type_name -> piped.v1.Pipe
+	17,  // 15: piped.v1.Terminal.size:type_name -> piped.v1.TerminalSize
+	5,   // 16: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	20,  // 17: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	20,  // 18: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	21,  // 19: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	72,  // 20: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	74,  // 21: piped.v1.Flow.end:type_name -> piped.v1.End
+	75,  // 22: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	72,  // 23: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
+	6,   // 24: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	72,  // 25: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	29,  // 26: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	37,  // 27: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	28,  // 28: piped.v1.Process.finals:type_name -> piped.v1.Final
+	26,  // 29: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 30: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	72,  // 31: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	72,  // 32: piped.v1.Process.next_start_time:type_name -> google.protobuf.Timestamp
+	22,  // 33: piped.v1.Process.former:type_name -> piped.v1.Process
+	7,   // 34: piped.v1.RestartPolicy.mode:type_name -> piped.v1.RestartPolicy.Mode
+	76,  // 35: piped.v1.RestartPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	76,  // 36: piped.v1.RestartPolicy.max_backoff:type_name -> google.protobuf.Duration
+	76,  // 37: piped.v1.RestartPolicy.healthy_after:type_name -> google.protobuf.Duration
+	76,  // 38: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
+	76,  // 39: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
+	8,   // 40: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	72,  // 41: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	72,  // 42: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	10,  // 43: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	76,  // 44: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	76,  // 45: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	9,   // 46: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	74,  // 47: piped.v1.Final.last:type_name -> piped.v1.End
+	72,  // 48: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	30,  // 49: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	10,  // 50: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	76,  // 51: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	76,  // 52: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	4,   // 53: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	73,  // 54: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	73,  // 55: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	32,  // 56: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	11,  // 57: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 58: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 59: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 60: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 61: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	31,  // 62: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	31,  // 63: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	37,  // 64: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	27,  // 65: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	76,  // 66: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	36,  // 67: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	34,  // 68: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
+	35,  // 69: piped.v1.ProcessSpec.terminal:type_name -> piped.v1.TerminalSpec
+	23,  // 70: piped.v1.ProcessSpec.restart:type_name -> piped.v1.RestartPolicy
+	12,  // 71: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
+	76,  // 72: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
+	17,  // 73: piped.v1.TerminalSpec.size:type_name -> piped.v1.TerminalSize
+	68,  // 74: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	31,  // 75: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	33,  // 76: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	24,  // 77: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
+	14,  // 78: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	14,  // 79: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 80: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	69,  // 81: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	14,  // 82: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	70,  // 83: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	76,  // 84: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 85: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	14,  // 86: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	46,  // 87: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	47,  // 88: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	77,  // 89: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	13,  // 90: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	72,  // 91: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	71,  // 92: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	22,  // 93: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	28,  // 94: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	75,  // 95: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	48,  // 96: piped.v1.SessionEvent.unread:type_name -> piped.v1.Unread
+	31,  // 97: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	15,  // 98: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	33,  // 99: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	22,  // 100: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	17,  // 101: piped.v1.ResizeTerminalRequest.size:type_name -> piped.v1.TerminalSize
+	76,  // 102: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	22,  // 103: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	27,  // 104: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	76,  // 105: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	22,  // 106: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	27,  // 107: piped.v1.RestartProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	22,  // 108: piped.v1.RestartProcessResponse.process:type_name -> piped.v1.Process
+	76,  // 109: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	76,  // 110: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	27,  // 111: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	22,  // 112: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	38,  // 113: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	40,  // 114: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	42,  // 115: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	44,  // 116: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	49,  // 117: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	51,  // 118: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	53,  // 119: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	55,  // 120: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	59,  // 121: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	57,  // 122: piped.v1.SessionService.ResizeTerminal:input_type -> piped.v1.ResizeTerminalRequest
+	61,  // 123: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	65,  // 124: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	63,  // 125: piped.v1.SessionService.RestartProcess:input_type -> piped.v1.RestartProcessRequest
+	39,  // 126: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	41,  // 127: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	43,  // 128: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	45,  // 129: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	50,  // 130: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	52,  // 131: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	54,  // 132: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	56,  // 133: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	60,  // 134: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	58,  // 135: piped.v1.SessionService.ResizeTerminal:output_type -> piped.v1.ResizeTerminalResponse
+	62,  // 136: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	66,  // 137: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	64,  // 138: piped.v1.SessionService.RestartProcess:output_type -> piped.v1.RestartProcessResponse
+	126, // [126:139] is the sub-list for method output_type
+	113, // [113:126] is the sub-list for method input_type
+	113, // [113:113] is the sub-list for extension type_name
+	113, // [113:113] is the sub-list for extension extendee
+	0,   // [0:113] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -5483,32 +6046,33 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[13].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[18].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[19].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[21].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[30].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[22].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[31].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[43].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[45].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[47].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      13,
-			NumMessages:   54,
+			NumEnums:      14,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	SessionService_ResizeTerminal_FullMethodName = "/piped.v1.SessionService/ResizeTerminal"
 	SessionService_StopProcess_FullMethodName    = "/piped.v1.SessionService/StopProcess"
 	SessionService_StopSession_FullMethodName    = "/piped.v1.SessionService/StopSession"
+	SessionService_RestartProcess_FullMethodName = "/piped.v1.SessionService/RestartProcess"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -62,7 +63,7 @@ type SessionServiceClient interface {
 	// SignalProcess sends a signal, at most once. Where that is not certain it says
 	// so, with SIGNAL_UNCERTAIN.
 	SignalProcess(ctx context.Context, in *SignalProcessRequest, opts ...grpc.CallOption) (*SignalProcessResponse, error)
-	// WaitProcess waits until a process has exited.
+	// WaitProcess waits until a process has exited, and is not started again.
 	WaitProcess(ctx context.Context, in *WaitProcessRequest, opts ...grpc.CallOption) (*WaitProcessResponse, error)
 	// ResizeTerminal gives a terminal another size; the processes in its foreground
 	// get WINCH, if it differs.
@@ -71,10 +72,16 @@ type SessionServiceClient interface {
 	// input, then TERM, then KILL, with a grace period before each next step. The
 	// steps go on in the daemon, and in the one after it, when the call is gone. One
 	// that comes meanwhile joins: of each step the earlier time counts. For a process
-	// that has exited there is nothing to do.
+	// that has exited there is nothing to do, but that it is not started again.
 	StopProcess(ctx context.Context, in *StopProcessRequest, opts ...grpc.CallOption) (*StopProcessResponse, error)
 	// StopSession is StopProcess for all processes of a session at once.
 	StopSession(ctx context.Context, in *StopSessionRequest, opts ...grpc.CallOption) (*StopSessionResponse, error)
+	// RestartProcess starts a process anew: the next incarnation of it, from what the
+	// first one was started from. One that runs is stopped first, as StopProcess does;
+	// one that waits for its next start gets it now; one that has exited, also in a
+	// session that has ended, is started again. Restart policies are not asked. What
+	// was begun goes on in the daemon, and in the one after it, when the call is gone.
+	RestartProcess(ctx context.Context, in *RestartProcessRequest, opts ...grpc.CallOption) (*RestartProcessResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -214,6 +221,16 @@ func (c *sessionServiceClient) StopSession(ctx context.Context, in *StopSessionR
 	return out, nil
 }
 
+func (c *sessionServiceClient) RestartProcess(ctx context.Context, in *RestartProcessRequest, opts ...grpc.CallOption) (*RestartProcessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestartProcessResponse)
+	err := c.cc.Invoke(ctx, SessionService_RestartProcess_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -243,7 +260,7 @@ type SessionServiceServer interface {
 	// SignalProcess sends a signal, at most once. Where that is not certain it says
 	// so, with SIGNAL_UNCERTAIN.
 	SignalProcess(context.Context, *SignalProcessRequest) (*SignalProcessResponse, error)
-	// WaitProcess waits until a process has exited.
+	// WaitProcess waits until a process has exited, and is not started again.
 	WaitProcess(context.Context, *WaitProcessRequest) (*WaitProcessResponse, error)
 	// ResizeTerminal gives a terminal another size; the processes in its foreground
 	// get WINCH, if it differs.
@@ -252,10 +269,16 @@ type SessionServiceServer interface {
 	// input, then TERM, then KILL, with a grace period before each next step. The
 	// steps go on in the daemon, and in the one after it, when the call is gone. One
 	// that comes meanwhile joins: of each step the earlier time counts. For a process
-	// that has exited there is nothing to do.
+	// that has exited there is nothing to do, but that it is not started again.
 	StopProcess(context.Context, *StopProcessRequest) (*StopProcessResponse, error)
 	// StopSession is StopProcess for all processes of a session at once.
 	StopSession(context.Context, *StopSessionRequest) (*StopSessionResponse, error)
+	// RestartProcess starts a process anew: the next incarnation of it, from what the
+	// first one was started from. One that runs is stopped first, as StopProcess does;
+	// one that waits for its next start gets it now; one that has exited, also in a
+	// session that has ended, is started again. Restart policies are not asked. What
+	// was begun goes on in the daemon, and in the one after it, when the call is gone.
+	RestartProcess(context.Context, *RestartProcessRequest) (*RestartProcessResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -301,6 +324,9 @@ func (UnimplementedSessionServiceServer) StopProcess(context.Context, *StopProce
 }
 func (UnimplementedSessionServiceServer) StopSession(context.Context, *StopSessionRequest) (*StopSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopSession not implemented")
+}
+func (UnimplementedSessionServiceServer) RestartProcess(context.Context, *RestartProcessRequest) (*RestartProcessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestartProcess not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -532,6 +558,24 @@ func _SessionService_StopSession_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_RestartProcess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartProcessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).RestartProcess(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_RestartProcess_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).RestartProcess(ctx, req.(*RestartProcessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -582,6 +626,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StopSession",
 			Handler:    _SessionService_StopSession_Handler,
+		},
+		{
+			MethodName: "RestartProcess",
+			Handler:    _SessionService_RestartProcess_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
