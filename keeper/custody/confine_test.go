@@ -126,12 +126,35 @@ func TestUsageOfASession(t *testing.T) {
 	link, _ := connect(t, options(t))
 	confined(t, link)
 	a := enter(t, link, 1)
-	if used, err := a.Usage(t.Context()); used != nil || err != nil {
+	if used, err := a.Usage(); used != nil || err != nil {
 		t.Errorf("without a process: %+v, %v", used, err)
 	}
 	start(t, a, 1, shell("while :; do :; done"))
 	waitFor(t, "CPU time", func() bool {
-		used, err := a.Usage(t.Context())
+		used, err := a.Usage()
 		return err == nil && used != nil && used.CPU > 0 && used.Processes == 1
 	})
+}
+
+func TestFrontThatLivesKeepsWhatNoRecordSays(t *testing.T) {
+	o := options(t)
+	link, _ := connect(t, o)
+	confined(t, link)
+	mark := mark(t)
+	p := start(t, enter(t, link, 1), 1, escapes(t, mark))
+	awaitMarked(t, mark, 3)
+	if err := os.Remove(o.Socket + ".registry"); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(link.Info().Pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a new keeper", func() bool { now := link.Info(); return now.Restarts == 1 && now.Away.IsZero() })
+	if left := marked(mark); len(left) != 3 || !p.Confined() {
+		t.Errorf("left: %v, confined: %v", left, p.Confined())
+	}
+	if err := p.SignalGroup(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	awaitMarked(t, mark, 0)
 }
