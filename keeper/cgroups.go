@@ -169,21 +169,19 @@ type SessionUsage struct {
 }
 
 // Usage returns what the session uses; nil where it has no cgroup: there are none
-// here, or no process of it was started.
-func (a *Account) Usage(ctx context.Context) (*SessionUsage, error) {
+// here, or no process of it was started. While the keeper is away nobody can tell, and
+// it is nil too.
+func (a *Account) Usage() (*SessionUsage, error) {
 	l := a.link
-	if !l.Info().Cgroups.Used {
+	l.mu.Lock()
+	if l.state != stateUp || !l.info.Cgroups.Used {
+		l.mu.Unlock()
 		return nil, nil
-	}
-	if err := l.until(ctx, isUp); err != nil {
-		return nil, err
 	}
 	r, err := l.call(&wire.Message{Verb: wire.Measure, UID: a.uid})
 	switch {
-	case errors.Is(err, errUnknown):
+	case errors.Is(err, errUnknown), errors.Is(err, errDown):
 		return nil, nil
-	case errors.Is(err, errDown):
-		return nil, ErrAway
 	case err != nil:
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func (v *sessionService) GetSession(ctx context.Context, req *pipedv1.GetSession
 	}
 	info, err := ses.Info(ctx, req.GetHolders())
 	if err == nil && req.GetUsage() {
-		info.Usage, err = ses.Usage(ctx)
+		info.Usage, err = ses.Usage()
 	}
 	return &pipedv1.GetSessionResponse{Session: fromInfo(info)}, statusError(err)
 }

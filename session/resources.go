@@ -1,7 +1,6 @@
 package session
 
 import (
-	"context"
 	"math"
 
 	"github.com/piped-dev/piped/keeper"
@@ -42,6 +41,4 @@ func (s *Session) confine() error {
 }
 
 // Usage returns what the session uses; nil where it has no cgroup.
-func (s *Session) Usage(ctx context.Context) (*keeper.SessionUsage, error) {
-	return s.account.Usage(ctx)
-}
+func (s *Session) Usage() (*keeper.SessionUsage, error) { return s.account.Usage() }

@@ -106,6 +106,7 @@ func (c *custody) finish(done func()) {
 	}
 	c.ending = true
 	c.settle()
+	c.clearLeft()
 	left := 1
 	over := false
 	conclude := func() {

@@ -244,6 +244,7 @@ func (c *custody) inherit(p *peer) {
 		epoch = c.front.epoch + 1
 	}
 	c.fresh = false
+	c.clearLeft()
 	c.install(p, epoch)
 	p.state, p.estate = peerInherit, c.inventory()
 	c.log.Info("a new front", "pid", p.pid, "epoch", epoch, "version", p.hello.Text, "sessions", len(c.accounts)-1, "lost", len(c.losses))

@@ -131,7 +131,8 @@ func (c *custody) killGroup(uid [16]byte) {
 	}
 }
 
-// clearLeft ends what is left of sessions that nobody knows.
+// clearLeft ends what is left of sessions that nobody knows. It is called when nobody
+// can bring any more: a front may know sessions of which there is no record.
 func (c *custody) clearLeft() {
 	if c.tree == nil {
 		return

@@ -277,6 +277,7 @@ func (c *custody) adopted(p *peer, m *wire.Message) {
 		}
 	}
 	c.fresh, c.unadopted = false, false
+	c.clearLeft()
 	c.log.Info("the front has brought what it had", "pid", p.pid, "epoch", c.front.epoch, "sessions", len(c.accounts)-1)
 	p.answer(m, wire.OK, "")
 	c.serve(p)

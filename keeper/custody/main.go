@@ -154,10 +154,16 @@ func (a *arguments) rest(socket string) []string {
 	if a.verbose {
 		args = append(args, "--verbose")
 	}
-	if a.cgroup != cgroup.Auto { // an older program does not know it
-		args = append(args, "--cgroup", a.cgroup)
+	return append(args, cgroupArgs(a.cgroup)...)
+}
+
+// cgroupArgs are left out where they say nothing new: an older program does not know
+// them, and refuses the state with them.
+func cgroupArgs(setting string) []string {
+	if setting == cgroup.Auto {
+		return nil
 	}
-	return args
+	return []string{"--cgroup", setting}
 }
 
 // taken is what is written for --ready when another keeper is there.
@@ -219,7 +225,6 @@ func begin(o *options, passed int) (*custody, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.load(held)
-	c.clearLeft()
 	return c, nil
 }
 

@@ -48,7 +48,6 @@ func resume(o *options, fd int) (*custody, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.take(s)
-	c.clearLeft()
 	return c, nil
 }
 

@@ -100,7 +100,7 @@ func (c *custody) checkSources(state int) ([]int, error) {
 		return nil, err
 	}
 	spec := wire.Spec{
-		Path: c.o.program, Args: []string{"piped-keeper", "--check-state", strconv.Itoa(checkFD)}, Env: withoutFailpoints(os.Environ()), Dir: "/",
+		Path: c.o.program, Args: append([]string{"piped-keeper", "--check-state", strconv.Itoa(checkFD)}, cgroupArgs(c.o.cgroup)...), Env: withoutFailpoints(os.Environ()), Dir: "/",
 		Files: []wire.File{{FD: 0, Source: -1}, {FD: 1, Source: -1}, {FD: 2, Source: 1}, {FD: checkFD, Source: 0}},
 	}
 	blob, err := wire.NewBlob(spec.Encode())

@@ -36,11 +36,11 @@ type prepared struct {
 	files     []int
 	groups    []uint32
 	user      *syscall.Credential
-	terminal  int // the child's number of its controlling terminal; -1: none
-	status    int // to the parent
+	terminal  int   // the child's number of its controlling terminal; -1: none
+	pidfd     int32 // of the child, for the parent; the kernel writes it
+	status    int   // to the parent
 	limit     *unix.Rlimit
-	free      int   // a number above all others
-	pidfd     int32 // of the child; the kernel writes it
+	free      int // a number above all others
 }
 
 // cloneArgs is struct clone_args of linux/sched.h.
@@ -66,14 +66,15 @@ func forkPlaced(n *newborn) (pid, pidfd int, err error) {
 	}
 	p.status = status[1]
 	p.free = max(p.free, p.status+1)
+	p.pidfd = -1
 	args := &cloneArgs{
 		flags:  unix.CLONE_PARENT | unix.CLONE_PIDFD | unix.CLONE_INTO_CGROUP | unix.CLONE_VM | unix.CLONE_VFORK,
-		pidfd:  uint64(uintptr(unsafe.Pointer(&p.pidfd))), //nolint:gosec // where the kernel writes it; it is kept alive below
-		cgroup: uint64(n.group),                           //nolint:gosec // a descriptor
+		cgroup: uint64(n.group), //nolint:gosec // a descriptor
 	}
 	child, errno := cloneAndExec(p, args)
 	syscall.ForkLock.Unlock()
 	_ = unix.Close(status[1])
+	fd := int(p.pidfd)
 	reader := os.NewFile(uintptr(status[0]), "status")
 	defer func() { _ = reader.Close() }()
 	runtime.KeepAlive(p)
@@ -84,21 +85,17 @@ func forkPlaced(n *newborn) (pid, pidfd int, err error) {
 	}
 	var code [4]byte
 	if _, err := io.ReadFull(reader, code[:]); err == nil {
-		awaitExit(int(p.pidfd)) // or its cgroup cannot be removed yet
-		_ = unix.Close(int(p.pidfd))
+		awaitExit(fd) // or its cgroup cannot be removed yet
+		_ = unix.Close(fd)
 		return 0, -1, syscall.Errno(*(*uint32)(unsafe.Pointer(&code))) //nolint:gosec // as the child has written it
 	} else if !errors.Is(err, io.EOF) {
-		_ = unix.PidfdSendSignal(int(p.pidfd), unix.SIGKILL, nil, 0)
-		_ = unix.Close(int(p.pidfd))
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_ = unix.Close(fd)
 		return 0, -1, err
 	}
-	return int(child), int(p.pidfd), nil
+	return int(child), fd, nil
 }
 
-// prepare returns what is on the heap for certain: the kernel is given its address,
-// and a stack may move.
-//
-//go:noinline
 func (n *newborn) prepare() (p *prepared, err error) {
 	p = &prepared{files: make([]int, len(n.files)), user: n.sys.Credential, terminal: -1, limit: originalFiles()}
 	if n.sys.Setctty {
@@ -169,6 +166,8 @@ func afterForkInChild()
 //go:nocheckptr
 func cloneAndExec(p *prepared, args *cloneArgs) (pid, errno uintptr) {
 	beforeFork()
+	// From here on no stack moves, so that an address stays what it is.
+	args.pidfd = uint64(uintptr(unsafe.Pointer(&p.pidfd)))
 	pid, errno = vfork(uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args))
 	if errno != 0 || pid != 0 {
 		afterFork()
@@ -230,7 +229,6 @@ func becomeProgram(p *prepared) {
 // placeFiles gives the child its descriptors at their numbers. What is in the way of
 // another one goes up first.
 //
-//nolint:gosec // addresses and numbers for system calls
 //go:noinline
 //go:norace
 //go:nocheckptr
