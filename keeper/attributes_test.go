@@ -173,6 +173,8 @@ func TestAttributesThatCannotBeGivenSayWhichAndLeaveNothing(t *testing.T) {
 		{"resource", func(s *keeper.Spec) { s.Attributes.Limits = []keeper.Limit{{"files", 1, 1}} }, "check", keeper.ErrInvalid, "want one of as, core,"},
 		{"twice", func(s *keeper.Spec) { s.Attributes.Limits = []keeper.Limit{{"core", 1, 1}, {"core", 1, 1}} }, "check", keeper.ErrInvalid, "two limits of core"},
 		{"soft above hard", func(s *keeper.Spec) { s.Attributes.Limits = []keeper.Limit{{"core", 2, 1}} }, "check", keeper.ErrInvalid, "soft limit is above"},
+		{"terminal", func(s *keeper.Spec) { s.Attributes.Terminal = &keeper.Terminal{FD: 4000} }, "check", keeper.ErrInvalid, "terminal at descriptor 4000"},
+		{"terminal that is not there", func(s *keeper.Spec) { s.Attributes.Terminal = &keeper.Terminal{FD: 9} }, "terminal", keeper.ErrInvalid, "descriptor 9, the terminal"},
 		// Not even root may have more than fs.nr_open.
 		{"limit", func(s *keeper.Spec) { s.Attributes.Limits = []keeper.Limit{{"nofile", 5, 1 << 40}} }, "limit", keeper.ErrNotPermitted, "hard limit of nofile"},
 		{"user", func(s *keeper.Spec) { s.Attributes.Credential = &keeper.Credential{UID: 1<<32 - 1} }, "check", keeper.ErrInvalid, "4294967295 is no user"},

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,7 +62,7 @@ func (o *Outbox) refuseLineLocked(data []byte) error {
 	}
 	m := lineMode{mode}
 	n := o.lineLocked(m)
-	for _, b := range append(data[:len(data):len(data)], o.cut.trailer()...) {
+	for _, b := range append(slices.Clip(data), o.cut.trailer()...) {
 		if m.ends(b) {
 			n = 0
 			continue

@@ -78,10 +78,11 @@ func openTerminal(poller *Poller, spec *Spec) (fds [2]ends, t *terminal, err err
 			t.close()
 		}
 	}()
-	slave := -1
-	if t.master, slave, err = openMaster(poller, &spec.Terminal); err != nil {
+	master, slave, err := openMaster(poller, &spec.Terminal)
+	if err != nil {
 		return fds, t, err
 	}
+	t.master = master
 	s, err := newDescriptor(slave, false, false, poller)
 	if err != nil {
 		return fds, t, err

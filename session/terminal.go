@@ -10,7 +10,7 @@ import (
 	"github.com/piped-dev/piped/pipe"
 )
 
-// ErrNoTerminal: a process or a pipe has no terminal.
+// ErrNoTerminal says that a process or a pipe has no terminal.
 var ErrNoTerminal = errors.New("no terminal")
 
 // A TerminalSpec says how the terminal of a process begins. What is nil or zero is
