@@ -16,8 +16,12 @@
 // told to the loser, and what is appended or acknowledged is checked against the
 // lease under the same lock that appends or acknowledges it.
 //
-// A session has ended when its processes have exited and nothing can flow any
-// more. It is kept, with exits, finals and unread output, until it is deleted or
+// A [Process] is one incarnation: when it has exited, its policy or a client may have
+// the next one started, with pipes of its own, in its place. Earlier ones are kept
+// for a while.
+//
+// A session has ended when its processes have exited, none is started again, and
+// nothing can flow any more. It is kept, with exits, finals and unread output, until it is deleted or
 // expires. A [Watcher] tells what happens to sessions, from a log of the latest
 // events.
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -412,5 +413,42 @@ func TestDeletionEndsSupervision(t *testing.T) {
 	waitFor(t, "the exit", func() bool { return !p.Running() })
 	if err := reg.Delete(t.Context(), s.Name(), false); !errors.Is(err, session.ErrActive) {
 		t.Errorf("one that waits is deleted without force: %v", err)
+	}
+}
+
+func TestProcessIsStartedAgainWhereLogsAreInMemory(t *testing.T) {
+	reg := newRegistry(t, func(c *session.Config) { c.KernelLogs, c.IncarnationsKept = false, 1 })
+	policy := soon(session.RestartAlways)
+	policy.MaxRestarts = 4
+	s := startService(t, reg, "echo x", policy)
+	if got := last(t, s); got.Incarnation != 5 {
+		t.Errorf("it ended as %+v", got)
+	}
+	e, err := s.EndpointIn("", 1, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ev := receive(t, openReader(t, e, session.ReaderOptions{})); string(ev.Batch.Data) != "x" {
+		t.Errorf("the one before says %q", ev.Batch.Data)
+	}
+	waitFor(t, "the oldest to be dropped", func() bool {
+		_, err := s.EndpointIn("", 1, 3)
+		return errors.Is(err, session.ErrIncarnation)
+	})
+}
+
+// TestRestartsLeaveNothingBehind holds that a process that is started again for ever
+// needs no more and more of anything.
+func TestRestartsLeaveNothingBehind(t *testing.T) {
+	reg := newRegistry(t, func(c *session.Config) { c.IncarnationsKept = 1 })
+	s := startService(t, reg, "echo x", soon(session.RestartAlways))
+	incarnation(t, s, 5)
+	before, goroutines := descriptors(), runtime.NumGoroutine()
+	incarnation(t, s, 40)
+	waitFor(t, "descriptors and goroutines to be as many as before", func() bool {
+		return descriptors() <= before+6 && runtime.NumGoroutine() <= goroutines+6
+	})
+	if err := reg.Delete(t.Context(), s.Name(), true); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -47,12 +47,15 @@ var restartPoints = []string{"session.before-restart", "session.before-start", "
 func TestExitHasOneNextIncarnationWhereverTheDaemonIsKilled(t *testing.T) {
 	parallel(t)
 	list, starts := filepath.Join(t.TempDir(), "list"), filepath.Join(t.TempDir(), "starts")
-	const times = 80
+	const times = 120
 	var lines strings.Builder
 	for n := range 4 {
 		for _, name := range restartPoints {
 			fmt.Fprintf(&lines, "%s:%s=kill@%d\n", programFront, name, n+1)
 		}
+	}
+	for n := range 20 { // one of them is in the middle of a drop
+		fmt.Fprintf(&lines, "%s:journal.after-strike=kill@%d\n", programFront, n+1)
 	}
 	d := daemon.StartWith(t, daemon.Options{Bin: withFailpoints(t), Env: []string{"FAILPOINT_LIST=" + list}, Args: []string{"--incarnations-kept", "2"}})
 	c := d.Dial(t)
