@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -203,4 +204,10 @@ func (r *row) finish() {
 	if !clean {
 		r.t.Errorf("%s: descriptors before %v, after %v, children %v", r.name, r.before, after, children)
 	}
+}
+
+// middle returns the median of times.
+func middle(times []time.Duration) time.Duration {
+	slices.Sort(times)
+	return times[len(times)/2]
 }
