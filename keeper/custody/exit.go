@@ -26,6 +26,13 @@ const (
 	causeDumped = 3
 )
 
+// hasExited tells an exit from a stop. A child that has itself traced by its
+// parent (PTRACE_TRACEME) makes us its tracer, and a tracer is told of each stop
+// whether it asks for stops or not.
+func (s *siginfo) hasExited() bool {
+	return s.code == causeExited || s.code == causeKilled || s.code == causeDumped
+}
+
 // waitid asks for a child that has exited, and does not block. used, which may be
 // nil, is what it has used.
 func waitid(idType, id, options int, used *unix.Rusage) (siginfo, error) {
@@ -38,13 +45,19 @@ func waitid(idType, id, options int, used *unix.Rusage) (siginfo, error) {
 	}
 }
 
+// forgetStop takes a stop of a child that we trace, so that it is not told again. It
+// asks for stops alone: the child may have exited since.
+func forgetStop(pid int) {
+	_ = unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED|unix.WNOHANG, nil)
+}
+
 // childExit looks how a child of ours has exited, and leaves it to be reaped. An
 // error says that it is not a child of ours, or that something else has waited
 // for it.
 func childExit(pidfd int, p *wire.Process) (exited bool, err error) {
 	var used unix.Rusage
 	info, err := waitid(unix.P_PIDFD, pidfd, unix.WNOWAIT, &used)
-	if err != nil || info.signo == 0 {
+	if err != nil || info.signo == 0 || !info.hasExited() {
 		return false, err
 	}
 	p.Exited, p.Unknown, p.Time = true, false, time.Now().UnixNano()

@@ -11,6 +11,10 @@ import (
 	"github.com/piped-dev/piped/keeper/wire"
 )
 
+// tracerPatience is how long a tracer may have a child of ours that has exited
+// before its exit is told without what it has used.
+const tracerPatience = 200 * time.Millisecond
+
 // strangerPatience is how long a process that is no child of ours may be a
 // zombie whose status cannot be read, before it counts as unknown.
 const strangerPatience = 5 * time.Second
@@ -75,6 +79,9 @@ func (c *custody) look(p *process, events uint32) {
 		case err != nil:
 			c.log.Error("something else has waited for a child", "pid", p.Pid, "error", err)
 			unknownExit(&p.Process)
+		case !exited && gone(p.pidfd):
+			c.awaitTracer(p)
+			return
 		case !exited:
 			c.watcher.again(p.pidfd, p.token, unix.EPOLLIN)
 			return
@@ -102,6 +109,25 @@ func (c *custody) look(p *process, events uint32) {
 	default:
 		c.exited(p)
 	}
+}
+
+// awaitTracer is for a child that has exited and that a tracer other than us has
+// not let go: until then the kernel tells nobody else, and has the zombie. A
+// debugger lets go at once. What does not is not waited for: how the child has
+// exited is told from /proc, without what it has used, and a sweep reaps it later.
+func (c *custody) awaitTracer(p *process) {
+	c.watcher.again(p.pidfd, p.token, 0)
+	time.AfterFunc(tracerPatience, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if p.Exited {
+			return
+		}
+		if exited, err := childExit(p.pidfd, &p.Process); (err != nil || !exited) && !strangerExit(p.pidfd, &p.Process) {
+			unknownExit(&p.Process)
+		}
+		c.exited(p)
+	})
 }
 
 // exited records an exit that was seen, reaps, and tells.
@@ -216,12 +242,17 @@ func (p *process) signalGroup(sig syscall.Signal) error {
 
 // sweep reaps children that nobody knows: a program that could not be executed
 // leaves one. What is known and has exited is taken down on the way, because it
-// stands in front.
+// stands in front. So does a child that stands still and has us for its tracer; it
+// stays, and is stopped until it is killed, which is what it asked for.
 func (c *custody) sweep() {
 	for {
 		info, err := waitid(unix.P_ALL, 0, unix.WNOWAIT, nil)
 		if err != nil || info.signo == 0 {
 			return
+		}
+		if !info.hasExited() {
+			forgetStop(int(info.pid))
+			continue
 		}
 		if known := c.children[int(info.pid)]; known != nil {
 			known()
