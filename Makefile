@@ -49,6 +49,11 @@ chaos: build ## Kill the daemon and its keeper in every way, and prove that noth
 	@test/setup/install-test-deps.sh test
 	@CHAOS=$(CHAOS) tools/chaos.sh
 
+.PHONY: processes
+processes: build ## Prove that processes are started, watched and ended right, each row in full
+	@test/setup/install-test-deps.sh test
+	PROCESSES=long go test -race -count 1 -timeout 30m -v ./test/processes
+
 .PHONY: vm
 vm: checkgo ## Recover 10,000 sessions in a virtual machine that allows a million descriptors (half an hour of software emulation)
 	VM_LIMIT=5400 tools/vm.sh ./test/exact '^TestS1' CHAOS=long TEST_PATIENCE=15m
