@@ -15,5 +15,8 @@
 //	                  beside logs in the daemon's memory and plain moves: round
 //	                  trip of 64 B, messages of 64 B a second, bytes a second in
 //	                  messages of 64 KiB, both ways at once
+//	spawn             from the request for a process to its first byte, and the CPU
+//	                  time of whoever starts it, beside posix_spawn in C and Python's
+//	                  subprocess
 //	keeper            how often the keeper is woken by round trips: never
 package bench

@@ -23,7 +23,7 @@ type scene struct {
 // plays are what a scene consists of. Each is about a session of its own, which
 // is deleted afterwards.
 var plays = []func(ctx context.Context, c *client.Client, name string) error{playBroken, playDrops, playPipes, playParts, playEnds, playRecords, playSocket,
-	playRestarts}
+	playRestarts, playTerminal}
 
 // newScene begins a scene. end ends it.
 func (r *row) newScene() *scene {

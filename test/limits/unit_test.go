@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/piped-dev/piped/keeper"
 	"github.com/piped-dev/piped/test/daemon"
 )
@@ -26,6 +28,10 @@ func newUnit(t *testing.T) *unit {
 	t.Helper()
 	const mount = "/sys/fs/cgroup"
 	u := &unit{t: t, dir: mount + "/piped-keeper.service", socket: filepath.Join(t.TempDir(), "keeper")}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(mount, &fs); err != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		t.Skip("no cgroup v2 at ", mount)
+	}
 	if err := os.WriteFile(mount+"/cgroup.subtree_control", []byte("+memory +pids"), 0); err != nil {
 		t.Skip("no controllers to hand on: ", err)
 	}
