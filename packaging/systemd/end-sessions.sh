@@ -15,7 +15,8 @@ esac
 # again, and the front repeats the limits of its sessions. (DelegateSubgroup= would do too; systemd knows it from 254 on.)
 make_room() {
 	find "$1" -depth -name cgroup.subtree_control | while read -r file; do
-		for controller in $(cat "$file"); do echo "-$controller" >"$file"; done
+		read -r controllers <"$file" || controllers=
+		for controller in $controllers; do echo "-$controller" >"$file"; done
 	done
 }
 
