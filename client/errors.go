@@ -50,6 +50,7 @@ const (
 	ErrEndpointSealed       Reason = "ENDPOINT_SEALED"
 	ErrSessionActive        Reason = "SESSION_ACTIVE"
 	ErrProcessExited        Reason = "PROCESS_EXITED"
+	ErrSessionLease         Reason = "SESSION_LEASE"
 	ErrProgramNotFound      Reason = "PROGRAM_NOT_FOUND"
 	ErrProgramNotExecutable Reason = "PROGRAM_NOT_EXECUTABLE"
 	ErrDirectory            Reason = "DIRECTORY"

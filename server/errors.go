@@ -46,6 +46,7 @@ var errorTable = []row{
 	{session.ErrRequestReused, codes.AlreadyExists, "REQUEST_ID_REUSED"},
 	{session.ErrActive, codes.FailedPrecondition, "SESSION_ACTIVE"},
 	{session.ErrExited, codes.FailedPrecondition, "PROCESS_EXITED"},
+	{session.ErrSessionLease, codes.FailedPrecondition, "SESSION_LEASE"},
 	{session.ErrBusyReader, codes.Aborted, "BUSY_READER"},
 	{session.ErrBusyWriter, codes.Aborted, "BUSY_WRITER"},
 	{session.ErrFenced, codes.Aborted, "FENCED"},
@@ -117,6 +118,7 @@ func statusError(err error) error {
 		fenced     *session.FencedError
 		lost       *session.LostError
 		denied     *session.EnvironmentError
+		lease      *session.SessionLeaseError
 	)
 	switch {
 	case errors.As(err, &long):
@@ -142,6 +144,8 @@ func statusError(err error) error {
 				meta = map[string]string{"by": fenced.By, "epoch": strconv.FormatUint(fenced.Epoch, 10)}
 			case errors.As(err, &lost):
 				meta = map[string]string{"why": lost.Why}
+			case errors.As(err, &lease):
+				meta = map[string]string{"why": string(lease.Fault), "ended": expiry(lease.Ended)}
 			}
 			return reasonError(r.code, r.reason, err, meta)
 		}

@@ -108,7 +108,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // that older daemons do not have.
 func features() []string {
 	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-		"process/attributes", "process/merged", "process/stop", "stop", "watch"}
+		"process/attributes", "process/merged", "process/stop", "session/lease", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}

@@ -95,6 +95,7 @@ var eventTypes = map[session.EventType]pipedv1.SessionEvent_Type{
 	session.EventLeaseAcquired:  pipedv1.SessionEvent_TYPE_LEASE_ACQUIRED,
 	session.EventLeaseReleased:  pipedv1.SessionEvent_TYPE_LEASE_RELEASED,
 	session.EventLeaseLost:      pipedv1.SessionEvent_TYPE_LEASE_LOST,
+	session.EventCreatorLost:    pipedv1.SessionEvent_TYPE_SESSION_LEASE_ENDED,
 }
 
 func fromEvent(e *session.Event) *pipedv1.SessionEvent {

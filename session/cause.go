@@ -24,13 +24,16 @@ const (
 	CauseDeleted
 	// CauseUnknown: nobody can tell how it ended.
 	CauseUnknown
+	// CauseLeaseEnded: it was being stopped because the creator of its session had
+	// not renewed the lease.
+	CauseLeaseEnded Cause = 8
 )
 
 // String returns the cause in a word, for logs.
 func (c Cause) String() string {
 	names := [...]string{CauseOwn: "own", CauseSignal: "signal by a client", CauseStopped: "stopped", CauseTimeout: "timeout",
-		CauseDeleted: "deleted", CauseUnknown: "unknown"}
-	if int(c) < len(names) {
+		CauseDeleted: "deleted", CauseUnknown: "unknown", CauseLeaseEnded: "lease ended"}
+	if int(c) < len(names) && names[c] != "" {
 		return names[c]
 	}
 	return "cause " + strconv.Itoa(int(c))

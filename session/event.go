@@ -23,6 +23,8 @@ const (
 	EventLeaseAcquired
 	EventLeaseReleased
 	EventLeaseLost
+	// EventCreatorLost: the creator of a session has not renewed its lease.
+	EventCreatorLost EventType = 14
 )
 
 // An Event is something that happened to a session. It is shared by all who

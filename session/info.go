@@ -21,6 +21,7 @@ type Info struct {
 	Expires   time.Time // zero while it is active
 	Pipes     []PipeInfo
 	Processes []ProcessInfo
+	Lease     *CreatorLeaseInfo // nil where it is bound to nobody
 }
 
 // State is where a session is.
@@ -119,9 +120,9 @@ func (p *Process) Info() ProcessInfo {
 func (s *Session) Info(ctx context.Context, holders bool) (Info, error) {
 	ended, over := s.Ended()
 	s.mu.Lock()
-	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
+	pipes, procs, lease := slices.Clone(s.pipes), slices.Clone(s.procs), s.creator.lookLocked()
 	s.mu.Unlock()
-	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created}
+	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created, Lease: lease}
 	if over {
 		info.Ended, info.Expires = ended, ended.Add(s.reg.config().EndedFor)
 	}

@@ -44,6 +44,8 @@ type sessionRecord struct {
 	Gone bool `json:"gone,omitempty"`
 	// Shed: its logs are in memory by now, because descriptors were scarce.
 	Shed bool `json:"shed,omitempty"`
+	// Lease is that of its creator.
+	Lease *creatorRecord `json:"lease,omitempty"`
 }
 
 type pipeRecord struct {
@@ -154,7 +156,7 @@ func (s *Session) journal() *pipe.Journal { return s.control.Journal() }
 // record returns the session's own record; s.mu is held.
 func (s *Session) recordLocked() sessionRecord {
 	return sessionRecord{Version: recordVersion, Name: s.name, UID: s.uid, Labels: s.labels, Created: s.created, Ended: s.ended,
-		Request: s.request, Digest: s.digest, Ready: s.ready, Gone: s.gone, Shed: s.shedLogs}
+		Request: s.request, Digest: s.digest, Ready: s.ready, Gone: s.gone, Shed: s.shedLogs, Lease: s.creator.recordLocked()}
 }
 
 func (e *Endpoint) key(prefix string) string {

@@ -113,6 +113,7 @@ func (r *Registry) adopt(h *heirloom) {
 			p.exited.Do(func() {})
 		}
 	}
+	s.resumeLease()
 	s.Ended()
 }
 
@@ -215,6 +216,9 @@ func (h *heirloom) read() error {
 func (h *heirloom) recover() error {
 	h.s = &Session{reg: h.reg, name: h.record.Name, uid: h.record.UID, labels: h.record.Labels, created: h.record.Created,
 		request: h.record.Request, digest: h.record.Digest, account: h.left.Account, control: h.control}
+	if kept := h.record.Lease; kept != nil {
+		h.s.creator = &creator{creatorRecord: *kept}
+	}
 	h.unstarted()
 	if !h.record.Ready && len(h.processRecords) == 0 {
 		return errNeverWas

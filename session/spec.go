@@ -17,6 +17,9 @@ type Spec struct {
 	Labels    map[string]string
 	Pipes     []PipeSpec
 	Process   *ProcessSpec // nil: none
+	// Lease binds the session to its creator; nil: it is bound to nobody. It was
+	// not in the first version, as those of a ProcessSpec.
+	Lease *CreatorLease `json:",omitempty"`
 }
 
 // A PipeSpec says what pipe to make.
@@ -121,6 +124,9 @@ func (s *Spec) check(c *Config) error {
 		if k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue {
 			return argument("label %q: keys have 1 to %d bytes, values up to %d", k, maxLabelKey, maxLabelValue)
 		}
+	}
+	if err := s.Lease.check(c.MaxLeaseDuration); err != nil {
+		return err
 	}
 	if len(s.Pipes) == 0 && s.Process == nil {
 		return argument("a session needs a pipe or a process")

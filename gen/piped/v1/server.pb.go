@@ -128,8 +128,8 @@ type GetServerInfoResponse struct {
 	// (AcquireLease, ReleaseLease and the lease fields), "life" (SendOpen.life,
 	// RecvOpen.life), "observe/sent" (RecvOpen.sent), "process/attributes" (ProcessSpec.user to
 	// no_new_privileges), "process/merged" (STDIO_MODE_MERGED), "process/stop"
-	// (StopProcess, ProcessSpec.stop and timeout), "stop" (StopSession) and "watch"
-	// (WatchSessions).
+	// (StopProcess, ProcessSpec.stop and timeout), "session/lease" (RenewSession,
+	// CreateSessionRequest.lease), "stop" (StopSession) and "watch" (WatchSessions).
 	Features []string `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
 	// What survives.
 	Durability Durability `protobuf:"varint,4,opt,name=durability,proto3,enum=piped.v1.Durability" json:"durability,omitempty"`

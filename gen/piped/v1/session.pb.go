@@ -243,6 +243,56 @@ func (Session_State) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_session_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// Action is what is done when a lease ends.
+type SessionLease_Action int32
+
+const (
+	// The default: stop.
+	SessionLease_ACTION_UNSPECIFIED SessionLease_Action = 0
+	// All processes of the session are stopped, each as its StopPolicy says, with
+	// CAUSE_LEASE_ENDED. Exits, finals and unread output are kept as ever.
+	SessionLease_ACTION_STOP SessionLease_Action = 1
+)
+
+// Enum value maps for SessionLease_Action.
+var (
+	SessionLease_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_STOP",
+	}
+	SessionLease_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_STOP":        1,
+	}
+)
+
+func (x SessionLease_Action) Enum() *SessionLease_Action {
+	p := new(SessionLease_Action)
+	*p = x
+	return p
+}
+
+func (x SessionLease_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SessionLease_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[4].Descriptor()
+}
+
+func (SessionLease_Action) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[4]
+}
+
+func (x SessionLease_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SessionLease_Action.Descriptor instead.
+func (SessionLease_Action) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{1, 0}
+}
+
 // Kind is the kind of a pipe.
 type Pipe_Kind int32
 
@@ -285,11 +335,11 @@ func (x Pipe_Kind) String() string {
 }
 
 func (Pipe_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[4].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[5].Descriptor()
 }
 
 func (Pipe_Kind) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[4]
+	return &file_piped_v1_session_proto_enumTypes[5]
 }
 
 func (x Pipe_Kind) Number() protoreflect.EnumNumber {
@@ -298,7 +348,7 @@ func (x Pipe_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Pipe_Kind.Descriptor instead.
 func (Pipe_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{1, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // State is whether the daemon holds a copy of an end.
@@ -347,11 +397,11 @@ func (x Endpoint_State) String() string {
 }
 
 func (Endpoint_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[5].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[6].Descriptor()
 }
 
 func (Endpoint_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[5]
+	return &file_piped_v1_session_proto_enumTypes[6]
 }
 
 func (x Endpoint_State) Number() protoreflect.EnumNumber {
@@ -360,7 +410,7 @@ func (x Endpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Endpoint_State.Descriptor instead.
 func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // State is where a process is.
@@ -400,11 +450,11 @@ func (x Process_State) String() string {
 }
 
 func (Process_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[6].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
 }
 
 func (Process_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[6]
+	return &file_piped_v1_session_proto_enumTypes[7]
 }
 
 func (x Process_State) Number() protoreflect.EnumNumber {
@@ -413,7 +463,7 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Step is a step of a ladder.
@@ -461,11 +511,11 @@ func (x Stopping_Step) String() string {
 }
 
 func (Stopping_Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
 }
 
 func (Stopping_Step) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[7]
+	return &file_piped_v1_session_proto_enumTypes[8]
 }
 
 func (x Stopping_Step) Number() protoreflect.EnumNumber {
@@ -474,7 +524,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Scope is who is signalled.
@@ -515,11 +565,11 @@ func (x StopPolicy_Scope) String() string {
 }
 
 func (StopPolicy_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
 }
 
 func (StopPolicy_Scope) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[8]
+	return &file_piped_v1_session_proto_enumTypes[9]
 }
 
 func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
@@ -528,7 +578,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Cause is why a process ended.
@@ -550,6 +600,9 @@ const (
 	Exit_CAUSE_DELETED Exit_Cause = 5
 	// Nobody can tell: see unknown.
 	Exit_CAUSE_UNKNOWN Exit_Cause = 6
+	// It was being stopped because the creator of its session did not renew the
+	// lease: see SessionLease.
+	Exit_CAUSE_LEASE_ENDED Exit_Cause = 8
 )
 
 // Enum value maps for Exit_Cause.
@@ -562,6 +615,7 @@ var (
 		4: "CAUSE_TIMEOUT",
 		5: "CAUSE_DELETED",
 		6: "CAUSE_UNKNOWN",
+		8: "CAUSE_LEASE_ENDED",
 	}
 	Exit_Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED":      0,
@@ -571,6 +625,7 @@ var (
 		"CAUSE_TIMEOUT":          4,
 		"CAUSE_DELETED":          5,
 		"CAUSE_UNKNOWN":          6,
+		"CAUSE_LEASE_ENDED":      8,
 	}
 )
 
@@ -585,11 +640,11 @@ func (x Exit_Cause) String() string {
 }
 
 func (Exit_Cause) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
 }
 
 func (Exit_Cause) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[9]
+	return &file_piped_v1_session_proto_enumTypes[10]
 }
 
 func (x Exit_Cause) Number() protoreflect.EnumNumber {
@@ -598,7 +653,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -638,11 +693,11 @@ func (x LogSpec_Overflow) String() string {
 }
 
 func (LogSpec_Overflow) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
 }
 
 func (LogSpec_Overflow) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[10]
+	return &file_piped_v1_session_proto_enumTypes[11]
 }
 
 func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
@@ -651,7 +706,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // Type is what happened.
@@ -681,6 +736,9 @@ const (
 	SessionEvent_TYPE_LEASE_RELEASED SessionEvent_Type = 9
 	// A lease was stolen or its time ran out.
 	SessionEvent_TYPE_LEASE_LOST SessionEvent_Type = 10
+	// The creator of the session did not renew its lease; what follows are the
+	// exits of what is stopped for that.
+	SessionEvent_TYPE_SESSION_LEASE_ENDED SessionEvent_Type = 14
 )
 
 // Enum value maps for SessionEvent_Type.
@@ -697,19 +755,21 @@ var (
 		8:  "TYPE_LEASE_ACQUIRED",
 		9:  "TYPE_LEASE_RELEASED",
 		10: "TYPE_LEASE_LOST",
+		14: "TYPE_SESSION_LEASE_ENDED",
 	}
 	SessionEvent_Type_value = map[string]int32{
-		"TYPE_UNSPECIFIED":     0,
-		"TYPE_SESSION_CREATED": 1,
-		"TYPE_SESSION_ENDED":   2,
-		"TYPE_SESSION_DELETED": 3,
-		"TYPE_PIPE_CREATED":    4,
-		"TYPE_PROCESS_STARTED": 5,
-		"TYPE_PROCESS_EXITED":  6,
-		"TYPE_DIRECTION_ENDED": 7,
-		"TYPE_LEASE_ACQUIRED":  8,
-		"TYPE_LEASE_RELEASED":  9,
-		"TYPE_LEASE_LOST":      10,
+		"TYPE_UNSPECIFIED":         0,
+		"TYPE_SESSION_CREATED":     1,
+		"TYPE_SESSION_ENDED":       2,
+		"TYPE_SESSION_DELETED":     3,
+		"TYPE_PIPE_CREATED":        4,
+		"TYPE_PROCESS_STARTED":     5,
+		"TYPE_PROCESS_EXITED":      6,
+		"TYPE_DIRECTION_ENDED":     7,
+		"TYPE_LEASE_ACQUIRED":      8,
+		"TYPE_LEASE_RELEASED":      9,
+		"TYPE_LEASE_LOST":          10,
+		"TYPE_SESSION_LEASE_ENDED": 14,
 	}
 )
 
@@ -724,11 +784,11 @@ func (x SessionEvent_Type) String() string {
 }
 
 func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
 }
 
 func (SessionEvent_Type) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[11]
+	return &file_piped_v1_session_proto_enumTypes[12]
 }
 
 func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
@@ -737,7 +797,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -760,7 +820,9 @@ type Session struct {
 	// The pipes, first is the default one.
 	Pipes []*Pipe `protobuf:"bytes,8,rep,name=pipes,proto3" json:"pipes,omitempty"`
 	// The processes in the order of their start.
-	Processes     []*Process `protobuf:"bytes,9,rep,name=processes,proto3" json:"processes,omitempty"`
+	Processes []*Process `protobuf:"bytes,9,rep,name=processes,proto3" json:"processes,omitempty"`
+	// The lease of its creator. Absent where it has none.
+	Lease         *SessionLease `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,6 +920,92 @@ func (x *Session) GetProcesses() []*Process {
 	return nil
 }
 
+func (x *Session) GetLease() *SessionLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// A SessionLease binds a session to its creator, who renews it. When it was not
+// renewed in time, what it says is done, by the daemon, also when nobody is left who
+// could. It cannot be renewed after that, and no process can be started in the
+// session.
+type SessionLease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long it lasts from its creation and from each renewal; more than 0, at most
+	// Limits.max_lease_duration. While no daemon runs nobody can renew it: the daemon
+	// that comes next gives it its whole duration again.
+	Duration *durationpb.Duration `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	// What is done when it ends.
+	Action SessionLease_Action `protobuf:"varint,2,opt,name=action,proto3,enum=piped.v1.SessionLease_Action" json:"action,omitempty"`
+	// When it ends unless it is renewed; absent once it has ended. Must be absent in a
+	// request.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// When it ended, because it was not renewed. Must be absent in a request.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionLease) Reset() {
+	*x = SessionLease{}
+	mi := &file_piped_v1_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionLease) ProtoMessage() {}
+
+func (x *SessionLease) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionLease.ProtoReflect.Descriptor instead.
+func (*SessionLease) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SessionLease) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *SessionLease) GetAction() SessionLease_Action {
+	if x != nil {
+		return x.Action
+	}
+	return SessionLease_ACTION_UNSPECIFIED
+}
+
+func (x *SessionLease) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *SessionLease) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // A Pipe is two connected endpoints.
 type Pipe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -879,7 +1027,7 @@ type Pipe struct {
 
 func (x *Pipe) Reset() {
 	*x = Pipe{}
-	mi := &file_piped_v1_session_proto_msgTypes[1]
+	mi := &file_piped_v1_session_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1039,7 @@ func (x *Pipe) String() string {
 func (*Pipe) ProtoMessage() {}
 
 func (x *Pipe) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[1]
+	mi := &file_piped_v1_session_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1052,7 @@ func (x *Pipe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipe.ProtoReflect.Descriptor instead.
 func (*Pipe) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{1}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Pipe) GetName() string {
@@ -964,7 +1112,7 @@ type EndpointRef struct {
 
 func (x *EndpointRef) Reset() {
 	*x = EndpointRef{}
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1124,7 @@ func (x *EndpointRef) String() string {
 func (*EndpointRef) ProtoMessage() {}
 
 func (x *EndpointRef) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1137,7 @@ func (x *EndpointRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRef.ProtoReflect.Descriptor instead.
 func (*EndpointRef) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *EndpointRef) GetSession() string {
@@ -1038,7 +1186,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1198,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1211,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Endpoint) GetEnd() uint32 {
@@ -1148,7 +1296,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1308,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1321,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Flow) GetMessages() uint64 {
@@ -1263,7 +1411,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1423,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1436,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Holder) GetPid() int32 {
@@ -1352,7 +1500,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1512,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1525,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Process) GetName() string {
@@ -1467,7 +1615,8 @@ type Stopping struct {
 	// When the next step comes, if the process has not exited by then. Absent when
 	// there is none.
 	NextTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
-	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT or CAUSE_DELETED.
+	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT, CAUSE_DELETED or
+	// CAUSE_LEASE_ENDED.
 	Cause         Exit_Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1475,7 +1624,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1636,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1649,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -1563,7 +1712,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1724,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1737,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -1668,7 +1817,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1829,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1842,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Final) GetPipe() string {
@@ -1760,7 +1909,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1921,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1934,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -1904,7 +2053,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2065,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2078,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -1972,7 +2121,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2133,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2146,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2048,7 +2197,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2209,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2222,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2148,7 +2297,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2309,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2322,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -2333,7 +2482,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2494,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2507,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -2404,7 +2553,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2565,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2578,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -2474,14 +2623,16 @@ type CreateSessionRequest struct {
 	// Pipes to make besides those of the process's stdio.
 	Pipes []*PipeSpec `protobuf:"bytes,4,rep,name=pipes,proto3" json:"pipes,omitempty"`
 	// The process to start, if any.
-	Process       *ProcessSpec `protobuf:"bytes,5,opt,name=process,proto3" json:"process,omitempty"`
+	Process *ProcessSpec `protobuf:"bytes,5,opt,name=process,proto3" json:"process,omitempty"`
+	// Binds the session to its creator. Absent: it outlives every client.
+	Lease         *SessionLease `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2644,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2657,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -2544,18 +2695,28 @@ func (x *CreateSessionRequest) GetProcess() *ProcessSpec {
 	return nil
 }
 
+func (x *CreateSessionRequest) GetLease() *SessionLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 // CreateSessionResponse returns the session.
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session.
-	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Proof of the lease, for RenewSession. Nobody else is told; a repeated request
+	// is told again. Empty without a lease.
+	LeaseToken    []byte `protobuf:"bytes,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2728,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,12 +2741,19 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
 	if x != nil {
 		return x.Session
+	}
+	return nil
+}
+
+func (x *CreateSessionResponse) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
 	}
 	return nil
 }
@@ -2604,7 +2772,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2784,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2797,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -2657,7 +2825,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2837,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2850,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -2711,7 +2879,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2891,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2904,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -2787,7 +2955,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2967,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2980,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -2856,7 +3024,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +3036,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +3049,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -2953,7 +3121,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3133,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3146,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -3072,7 +3240,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3252,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3265,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -3131,7 +3299,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3143,7 +3311,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3156,7 +3324,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -3249,7 +3417,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3429,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3442,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -3300,7 +3468,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3480,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3493,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -3343,7 +3511,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +3523,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +3536,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -3403,7 +3571,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3583,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3596,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -3454,7 +3622,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3634,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3647,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -3514,7 +3682,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3694,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3707,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -3564,7 +3732,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3576,7 +3744,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3589,7 +3757,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -3622,7 +3790,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3802,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3815,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -3665,7 +3833,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3845,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3858,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -3725,7 +3893,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3905,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +3918,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -3778,7 +3946,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3790,7 +3958,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3803,7 +3971,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -3845,7 +4013,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +4025,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +4038,7 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
@@ -3897,7 +4065,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3909,7 +4077,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3922,7 +4090,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -3964,7 +4132,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4144,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4157,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -3999,11 +4167,132 @@ func (x *StopSessionResponse) GetProcesses() []*Process {
 	return nil
 }
 
+// RenewSessionRequest renews, or gives up, the lease of a session.
+type RenewSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// CreateSessionResponse.lease_token.
+	LeaseToken []byte `protobuf:"bytes,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// How long it lasts from now on and from each renewal. Absent or zero: as long as
+	// before. At most Limits.max_lease_duration.
+	Duration *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Give it up: the session is bound to nobody any more, and nothing is stopped. May
+	// be repeated.
+	Release       bool `protobuf:"varint,4,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewSessionRequest) Reset() {
+	*x = RenewSessionRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewSessionRequest) ProtoMessage() {}
+
+func (x *RenewSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewSessionRequest.ProtoReflect.Descriptor instead.
+func (*RenewSessionRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RenewSessionRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *RenewSessionRequest) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *RenewSessionRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *RenewSessionRequest) GetRelease() bool {
+	if x != nil {
+		return x.Release
+	}
+	return false
+}
+
+// RenewSessionResponse returns the lease.
+type RenewSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lease; absent when it was given up.
+	Lease         *SessionLease `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewSessionResponse) Reset() {
+	*x = RenewSessionResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewSessionResponse) ProtoMessage() {}
+
+func (x *RenewSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewSessionResponse.ProtoReflect.Descriptor instead.
+func (*RenewSessionResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RenewSessionResponse) GetLease() *SessionLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 var File_piped_v1_session_proto protoreflect.FileDescriptor
 
 const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16piped/v1/session.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17piped/v1/delivery.proto\x1a\x16piped/v1/framing.proto\"\x9b\x04\n" +
+	"\x16piped/v1/session.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17piped/v1/delivery.proto\x1a\x16piped/v1/framing.proto\"\xc9\x04\n" +
 	"\aSession\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x125\n" +
@@ -4015,14 +4304,24 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\vexpire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12$\n" +
 	"\x05pipes\x18\b \x03(\v2\x0e.piped.v1.PipeR\x05pipes\x12/\n" +
-	"\tprocesses\x18\t \x03(\v2\x11.piped.v1.ProcessR\tprocesses\x1a9\n" +
+	"\tprocesses\x18\t \x03(\v2\x11.piped.v1.ProcessR\tprocesses\x12,\n" +
+	"\x05lease\x18\x0e \x01(\v2\x16.piped.v1.SessionLeaseR\x05lease\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"A\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x02\"\xce\x02\n" +
+	"\vSTATE_ENDED\x10\x02\"\xa3\x02\n" +
+	"\fSessionLease\x125\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x125\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1d.piped.v1.SessionLease.ActionR\x06action\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x125\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"1\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vACTION_STOP\x10\x01\"\xce\x02\n" +
 	"\x04Pipe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -4134,7 +4433,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\xcd\x03\n" +
+	"\t_all_read\"\xe4\x03\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -4144,7 +4443,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"coreDumped\x127\n" +
 	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
 	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usage\x12*\n" +
-	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"\x95\x01\n" +
+	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\"\xac\x01\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tCAUSE_OWN\x10\x01\x12\x1a\n" +
@@ -4152,7 +4451,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rCAUSE_STOPPED\x10\x03\x12\x11\n" +
 	"\rCAUSE_TIMEOUT\x10\x04\x12\x11\n" +
 	"\rCAUSE_DELETED\x10\x05\x12\x11\n" +
-	"\rCAUSE_UNKNOWN\x10\x06B\b\n" +
+	"\rCAUSE_UNKNOWN\x10\x06\x12\x15\n" +
+	"\x11CAUSE_LEASE_ENDED\x10\bB\b\n" +
 	"\x06status\"\xae\x01\n" +
 	"\fProcessUsage\x126\n" +
 	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
@@ -4210,19 +4510,22 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04pipe\x18\x01 \x01(\tR\x04pipe\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\x12\x0e\n" +
 	"\x02fd\x18\x03 \x01(\x05R\x02fd\x12\x1b\n" +
-	"\thand_over\x18\x04 \x01(\bR\bhandOver\"\xa3\x02\n" +
+	"\thand_over\x18\x04 \x01(\bR\bhandOver\"\xd1\x02\n" +
 	"\x14CreateSessionRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12B\n" +
 	"\x06labels\x18\x03 \x03(\v2*.piped.v1.CreateSessionRequest.LabelsEntryR\x06labels\x12(\n" +
 	"\x05pipes\x18\x04 \x03(\v2\x12.piped.v1.PipeSpecR\x05pipes\x12/\n" +
-	"\aprocess\x18\x05 \x01(\v2\x15.piped.v1.ProcessSpecR\aprocess\x1a9\n" +
+	"\aprocess\x18\x05 \x01(\v2\x15.piped.v1.ProcessSpecR\aprocess\x12,\n" +
+	"\x05lease\x18\x06 \x01(\v2\x16.piped.v1.SessionLeaseR\x05lease\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
 	"\x15CreateSessionResponse\x12+\n" +
-	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"G\n" +
+	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\fR\n" +
+	"leaseToken\"G\n" +
 	"\x11GetSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aholders\x18\x02 \x01(\bR\aholders\"A\n" +
@@ -4262,7 +4565,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\theartbeat\x18\x05 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
 	"\n" +
 	"\bresponse\"\r\n" +
-	"\vSnapshotEnd\"\xe1\x05\n" +
+	"\vSnapshotEnd\"\xff\x05\n" +
 	"\fSessionEvent\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.piped.v1.SessionEvent.TypeR\x04type\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -4278,7 +4581,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x06detail\x18\v \x01(\tR\x06detail\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb1\x02\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14TYPE_SESSION_CREATED\x10\x01\x12\x16\n" +
@@ -4291,7 +4594,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x13TYPE_LEASE_ACQUIRED\x10\b\x12\x17\n" +
 	"\x13TYPE_LEASE_RELEASED\x10\t\x12\x13\n" +
 	"\x0fTYPE_LEASE_LOST\x10\n" +
-	"\"F\n" +
+	"\x12\x1c\n" +
+	"\x18TYPE_SESSION_LEASE_ENDED\x10\x0e\"F\n" +
 	"\x14DeleteSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"\x17\n" +
@@ -4340,7 +4644,15 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"term_grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ttermGrace\x12,\n" +
 	"\x06policy\x18\x04 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\"F\n" +
 	"\x13StopSessionResponse\x12/\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses*@\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses\"\xa1\x01\n" +
+	"\x13RenewSessionRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\fR\n" +
+	"leaseToken\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
+	"\arelease\x18\x04 \x01(\bR\arelease\"D\n" +
+	"\x14RenewSessionResponse\x12,\n" +
+	"\x05lease\x18\x01 \x01(\v2\x16.piped.v1.SessionLeaseR\x05lease*@\n" +
 	"\bTreeKill\x12\x19\n" +
 	"\x15TREE_KILL_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15TREE_KILL_BEST_EFFORT\x10\x01*\x86\x01\n" +
@@ -4353,7 +4665,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x16STDIO_MODE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
-	"\x11STDIO_MODE_MERGED\x10\x032\xee\x06\n" +
+	"\x11STDIO_MODE_MERGED\x10\x032\xbd\a\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -4367,7 +4679,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rSignalProcess\x12\x1e.piped.v1.SignalProcessRequest\x1a\x1f.piped.v1.SignalProcessResponse\x12J\n" +
 	"\vWaitProcess\x12\x1c.piped.v1.WaitProcessRequest\x1a\x1d.piped.v1.WaitProcessResponse\x12J\n" +
 	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
-	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponseB\x8e\x01\n" +
+	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponse\x12M\n" +
+	"\fRenewSession\x12\x1d.piped.v1.RenewSessionRequest\x1a\x1e.piped.v1.RenewSessionResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
 var (
@@ -4382,190 +4695,204 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_piped_v1_session_proto_goTypes = []any{
 	(TreeKill)(0),                 // 0: piped.v1.TreeKill
 	(EnvironmentBase)(0),          // 1: piped.v1.EnvironmentBase
 	(StdioMode)(0),                // 2: piped.v1.StdioMode
 	(Session_State)(0),            // 3: piped.v1.Session.State
-	(Pipe_Kind)(0),                // 4: piped.v1.Pipe.Kind
-	(Endpoint_State)(0),           // 5: piped.v1.Endpoint.State
-	(Process_State)(0),            // 6: piped.v1.Process.State
-	(Stopping_Step)(0),            // 7: piped.v1.Stopping.Step
-	(StopPolicy_Scope)(0),         // 8: piped.v1.StopPolicy.Scope
-	(Exit_Cause)(0),               // 9: piped.v1.Exit.Cause
-	(LogSpec_Overflow)(0),         // 10: piped.v1.LogSpec.Overflow
-	(SessionEvent_Type)(0),        // 11: piped.v1.SessionEvent.Type
-	(*Session)(nil),               // 12: piped.v1.Session
-	(*Pipe)(nil),                  // 13: piped.v1.Pipe
-	(*EndpointRef)(nil),           // 14: piped.v1.EndpointRef
-	(*Endpoint)(nil),              // 15: piped.v1.Endpoint
-	(*Flow)(nil),                  // 16: piped.v1.Flow
-	(*Holder)(nil),                // 17: piped.v1.Holder
-	(*Process)(nil),               // 18: piped.v1.Process
-	(*Stopping)(nil),              // 19: piped.v1.Stopping
-	(*StopPolicy)(nil),            // 20: piped.v1.StopPolicy
-	(*Final)(nil),                 // 21: piped.v1.Final
-	(*Exit)(nil),                  // 22: piped.v1.Exit
-	(*ProcessUsage)(nil),          // 23: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),              // 24: piped.v1.PipeSpec
-	(*LogSpec)(nil),               // 25: piped.v1.LogSpec
-	(*ProcessSpec)(nil),           // 26: piped.v1.ProcessSpec
-	(*ResourceLimit)(nil),         // 27: piped.v1.ResourceLimit
-	(*Inherit)(nil),               // 28: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),  // 29: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 30: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),     // 31: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),    // 32: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),   // 33: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 34: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),  // 35: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil), // 36: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),           // 37: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),          // 38: piped.v1.SessionEvent
-	(*DeleteSessionRequest)(nil),  // 39: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil), // 40: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),     // 41: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),    // 42: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),   // 43: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),  // 44: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),  // 45: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil), // 46: piped.v1.SignalProcessResponse
-	(*WaitProcessRequest)(nil),    // 47: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),   // 48: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),    // 49: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),   // 50: piped.v1.StopProcessResponse
-	(*StopSessionRequest)(nil),    // 51: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),   // 52: piped.v1.StopSessionResponse
-	nil,                           // 53: piped.v1.Session.LabelsEntry
-	nil,                           // 54: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                           // 55: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                           // 56: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                           // 57: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
-	(*Framing)(nil),               // 59: piped.v1.Framing
-	(*End)(nil),                   // 60: piped.v1.End
-	(*Lease)(nil),                 // 61: piped.v1.Lease
-	(*durationpb.Duration)(nil),   // 62: google.protobuf.Duration
-	(*Heartbeat)(nil),             // 63: piped.v1.Heartbeat
+	(SessionLease_Action)(0),      // 4: piped.v1.SessionLease.Action
+	(Pipe_Kind)(0),                // 5: piped.v1.Pipe.Kind
+	(Endpoint_State)(0),           // 6: piped.v1.Endpoint.State
+	(Process_State)(0),            // 7: piped.v1.Process.State
+	(Stopping_Step)(0),            // 8: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),         // 9: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),               // 10: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),         // 11: piped.v1.LogSpec.Overflow
+	(SessionEvent_Type)(0),        // 12: piped.v1.SessionEvent.Type
+	(*Session)(nil),               // 13: piped.v1.Session
+	(*SessionLease)(nil),          // 14: piped.v1.SessionLease
+	(*Pipe)(nil),                  // 15: piped.v1.Pipe
+	(*EndpointRef)(nil),           // 16: piped.v1.EndpointRef
+	(*Endpoint)(nil),              // 17: piped.v1.Endpoint
+	(*Flow)(nil),                  // 18: piped.v1.Flow
+	(*Holder)(nil),                // 19: piped.v1.Holder
+	(*Process)(nil),               // 20: piped.v1.Process
+	(*Stopping)(nil),              // 21: piped.v1.Stopping
+	(*StopPolicy)(nil),            // 22: piped.v1.StopPolicy
+	(*Final)(nil),                 // 23: piped.v1.Final
+	(*Exit)(nil),                  // 24: piped.v1.Exit
+	(*ProcessUsage)(nil),          // 25: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),              // 26: piped.v1.PipeSpec
+	(*LogSpec)(nil),               // 27: piped.v1.LogSpec
+	(*ProcessSpec)(nil),           // 28: piped.v1.ProcessSpec
+	(*ResourceLimit)(nil),         // 29: piped.v1.ResourceLimit
+	(*Inherit)(nil),               // 30: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),  // 31: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil), // 32: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),     // 33: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),    // 34: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),   // 35: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 36: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),  // 37: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil), // 38: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),           // 39: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),          // 40: piped.v1.SessionEvent
+	(*DeleteSessionRequest)(nil),  // 41: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil), // 42: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),     // 43: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),    // 44: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),   // 45: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),  // 46: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),  // 47: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil), // 48: piped.v1.SignalProcessResponse
+	(*WaitProcessRequest)(nil),    // 49: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),   // 50: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),    // 51: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),   // 52: piped.v1.StopProcessResponse
+	(*StopSessionRequest)(nil),    // 53: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),   // 54: piped.v1.StopSessionResponse
+	(*RenewSessionRequest)(nil),   // 55: piped.v1.RenewSessionRequest
+	(*RenewSessionResponse)(nil),  // 56: piped.v1.RenewSessionResponse
+	nil,                           // 57: piped.v1.Session.LabelsEntry
+	nil,                           // 58: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                           // 59: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                           // 60: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                           // 61: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 63: google.protobuf.Duration
+	(*Framing)(nil),               // 64: piped.v1.Framing
+	(*End)(nil),                   // 65: piped.v1.End
+	(*Lease)(nil),                 // 66: piped.v1.Lease
+	(*Heartbeat)(nil),             // 67: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	53, // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
-	3,  // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	58, // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	58, // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	58, // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	18, // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	4,  // 7: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 8: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	59, // 9: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	15, // 10: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	5,  // 11: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	16, // 12: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	16, // 13: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	17, // 14: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	58, // 15: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	60, // 16: piped.v1.Flow.end:type_name -> piped.v1.End
-	61, // 17: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	6,  // 18: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	58, // 19: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	22, // 20: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	28, // 21: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	21, // 22: piped.v1.Process.finals:type_name -> piped.v1.Final
-	19, // 23: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,  // 24: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	58, // 25: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 26: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	58, // 27: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	58, // 28: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	9,  // 29: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	62, // 30: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	62, // 31: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	8,  // 32: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	60, // 33: piped.v1.Final.last:type_name -> piped.v1.End
-	58, // 34: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	23, // 35: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	9,  // 36: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	62, // 37: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	62, // 38: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,  // 39: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	59, // 40: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	59, // 41: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	25, // 42: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	10, // 43: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,  // 44: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,  // 45: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,  // 46: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,  // 47: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	24, // 48: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	24, // 49: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	28, // 50: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	20, // 51: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	62, // 52: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	27, // 53: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	54, // 54: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	24, // 55: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	26, // 56: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	12, // 57: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	12, // 58: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,  // 59: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	55, // 60: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	12, // 61: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	56, // 62: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	62, // 63: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,  // 64: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	12, // 65: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	37, // 66: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	38, // 67: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	63, // 68: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	11, // 69: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	58, // 70: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	57, // 71: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	18, // 72: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	21, // 73: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	61, // 74: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	24, // 75: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	13, // 76: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	26, // 77: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	18, // 78: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	62, // 79: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 80: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	20, // 81: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	62, // 82: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	18, // 83: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	62, // 84: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	62, // 85: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	20, // 86: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	18, // 87: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	29, // 88: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	31, // 89: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	33, // 90: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	35, // 91: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	39, // 92: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	41, // 93: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	43, // 94: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	45, // 95: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	47, // 96: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	49, // 97: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	51, // 98: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	30, // 99: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	32, // 100: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	34, // 101: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	36, // 102: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	40, // 103: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	42, // 104: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	44, // 105: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	46, // 106: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	48, // 107: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	50, // 108: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	52, // 109: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	99, // [99:110] is the sub-list for method output_type
-	88, // [88:99] is the sub-list for method input_type
-	88, // [88:88] is the sub-list for extension type_name
-	88, // [88:88] is the sub-list for extension extendee
-	0,  // [0:88] is the sub-list for field type_name
+	57,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
+	62,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	62,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	62,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	15,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	20,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	14,  // 7: piped.v1.Session.lease:type_name -> piped.v1.SessionLease
+	63,  // 8: piped.v1.SessionLease.duration:type_name -> google.protobuf.Duration
+	4,   // 9: piped.v1.SessionLease.action:type_name -> piped.v1.SessionLease.Action
+	62,  // 10: piped.v1.SessionLease.expire_time:type_name -> google.protobuf.Timestamp
+	62,  // 11: piped.v1.SessionLease.end_time:type_name -> google.protobuf.Timestamp
+	5,   // 12: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
+	64,  // 13: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	64,  // 14: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	17,  // 15: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	6,   // 16: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	18,  // 17: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	18,  // 18: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	19,  // 19: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	62,  // 20: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	65,  // 21: piped.v1.Flow.end:type_name -> piped.v1.End
+	66,  // 22: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	7,   // 23: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	62,  // 24: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	24,  // 25: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	30,  // 26: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	23,  // 27: piped.v1.Process.finals:type_name -> piped.v1.Final
+	21,  // 28: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 29: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	62,  // 30: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	8,   // 31: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	62,  // 32: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	62,  // 33: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	10,  // 34: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	63,  // 35: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	63,  // 36: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	9,   // 37: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	65,  // 38: piped.v1.Final.last:type_name -> piped.v1.End
+	62,  // 39: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	25,  // 40: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	10,  // 41: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	63,  // 42: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	63,  // 43: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	5,   // 44: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	64,  // 45: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	64,  // 46: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	27,  // 47: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	11,  // 48: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 49: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 50: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 51: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 52: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	26,  // 53: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	26,  // 54: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	30,  // 55: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	22,  // 56: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	63,  // 57: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	29,  // 58: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	58,  // 59: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	26,  // 60: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	28,  // 61: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	14,  // 62: piped.v1.CreateSessionRequest.lease:type_name -> piped.v1.SessionLease
+	13,  // 63: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	13,  // 64: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 65: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	59,  // 66: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	13,  // 67: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	60,  // 68: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	63,  // 69: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 70: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	13,  // 71: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	39,  // 72: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	40,  // 73: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	67,  // 74: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	12,  // 75: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	62,  // 76: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	61,  // 77: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	20,  // 78: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	23,  // 79: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	66,  // 80: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	26,  // 81: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	15,  // 82: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	28,  // 83: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	20,  // 84: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	63,  // 85: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 86: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	22,  // 87: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	63,  // 88: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	20,  // 89: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	63,  // 90: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	63,  // 91: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	22,  // 92: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	20,  // 93: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	63,  // 94: piped.v1.RenewSessionRequest.duration:type_name -> google.protobuf.Duration
+	14,  // 95: piped.v1.RenewSessionResponse.lease:type_name -> piped.v1.SessionLease
+	31,  // 96: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	33,  // 97: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	35,  // 98: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	37,  // 99: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	41,  // 100: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	43,  // 101: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	45,  // 102: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	47,  // 103: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	49,  // 104: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	51,  // 105: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	53,  // 106: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	55,  // 107: piped.v1.SessionService.RenewSession:input_type -> piped.v1.RenewSessionRequest
+	32,  // 108: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	34,  // 109: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	36,  // 110: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	38,  // 111: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	42,  // 112: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	44,  // 113: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	46,  // 114: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	48,  // 115: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	50,  // 116: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	52,  // 117: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	54,  // 118: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	56,  // 119: piped.v1.SessionService.RenewSession:output_type -> piped.v1.RenewSessionResponse
+	108, // [108:120] is the sub-list for method output_type
+	96,  // [96:108] is the sub-list for method input_type
+	96,  // [96:96] is the sub-list for extension type_name
+	96,  // [96:96] is the sub-list for extension extendee
+	0,   // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -4575,30 +4902,30 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[8].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[24].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[25].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[35].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[37].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[36].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[38].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      12,
-			NumMessages:   46,
+			NumEnums:      13,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	SessionService_WaitProcess_FullMethodName   = "/piped.v1.SessionService/WaitProcess"
 	SessionService_StopProcess_FullMethodName   = "/piped.v1.SessionService/StopProcess"
 	SessionService_StopSession_FullMethodName   = "/piped.v1.SessionService/StopSession"
+	SessionService_RenewSession_FullMethodName  = "/piped.v1.SessionService/RenewSession"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -71,6 +72,10 @@ type SessionServiceClient interface {
 	StopProcess(ctx context.Context, in *StopProcessRequest, opts ...grpc.CallOption) (*StopProcessResponse, error)
 	// StopSession is StopProcess for all processes of a session at once.
 	StopSession(ctx context.Context, in *StopSessionRequest, opts ...grpc.CallOption) (*StopSessionResponse, error)
+	// RenewSession renews, or gives up, the lease that the creator of a session has
+	// of it. Who is not the creator, or comes too late, is refused with SESSION_LEASE,
+	// whose metadata says why.
+	RenewSession(ctx context.Context, in *RenewSessionRequest, opts ...grpc.CallOption) (*RenewSessionResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -200,6 +205,16 @@ func (c *sessionServiceClient) StopSession(ctx context.Context, in *StopSessionR
 	return out, nil
 }
 
+func (c *sessionServiceClient) RenewSession(ctx context.Context, in *RenewSessionRequest, opts ...grpc.CallOption) (*RenewSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_RenewSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -239,6 +254,10 @@ type SessionServiceServer interface {
 	StopProcess(context.Context, *StopProcessRequest) (*StopProcessResponse, error)
 	// StopSession is StopProcess for all processes of a session at once.
 	StopSession(context.Context, *StopSessionRequest) (*StopSessionResponse, error)
+	// RenewSession renews, or gives up, the lease that the creator of a session has
+	// of it. Who is not the creator, or comes too late, is refused with SESSION_LEASE,
+	// whose metadata says why.
+	RenewSession(context.Context, *RenewSessionRequest) (*RenewSessionResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -281,6 +300,9 @@ func (UnimplementedSessionServiceServer) StopProcess(context.Context, *StopProce
 }
 func (UnimplementedSessionServiceServer) StopSession(context.Context, *StopSessionRequest) (*StopSessionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method StopSession not implemented")
+}
+func (UnimplementedSessionServiceServer) RenewSession(context.Context, *RenewSessionRequest) (*RenewSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewSession not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -494,6 +516,24 @@ func _SessionService_StopSession_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_RenewSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).RenewSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_RenewSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).RenewSession(ctx, req.(*RenewSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -540,6 +580,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StopSession",
 			Handler:    _SessionService_StopSession_Handler,
+		},
+		{
+			MethodName: "RenewSession",
+			Handler:    _SessionService_RenewSession_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
