@@ -120,6 +120,8 @@ func exitCauseText(process *pipedv1.Process) string {
 		return exitText(process) + " (timeout)"
 	case pipedv1.Exit_CAUSE_DELETED:
 		return exitText(process) + " (deleted)"
+	case pipedv1.Exit_CAUSE_LEASE_ENDED:
+		return exitText(process) + " (its creator was gone)"
 	default:
 		return exitText(process)
 	}
