@@ -13,12 +13,15 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// createBound creates a session with a process that ends with its input, bound to
-// the test for so long.
-func createBound(t *testing.T, c *client.Client, duration time.Duration) (*pipedv1.Session, *client.SessionLease) {
+// createBound creates a session with a process, "cat" where none is given, bound to
+// the test for so long. Its input is closed when it is stopped, and no more.
+func createBound(t *testing.T, c *client.Client, duration time.Duration, program ...string) (*pipedv1.Session, *client.SessionLease) {
 	t.Helper()
+	if len(program) == 0 {
+		program = []string{"cat"}
+	}
 	s, lease, err := c.CreateBound(t.Context(), &pipedv1.CreateSessionRequest{
-		Process: &pipedv1.ProcessSpec{Args: []string{"cat"}, Stop: &pipedv1.StopPolicy{CloseGrace: durationpb.New(time.Minute)}},
+		Process: &pipedv1.ProcessSpec{Args: program, Stop: &pipedv1.StopPolicy{CloseGrace: durationpb.New(time.Minute)}},
 		Lease:   &pipedv1.SessionLease{Duration: durationpb.New(duration)},
 	})
 	if err != nil {
@@ -90,17 +93,22 @@ func TestCreatorsLeaseOutlivesTheDaemon(t *testing.T) {
 	if err := lease.Renew(t.Context()); err != nil {
 		t.Errorf("renewed with the next daemon: %v", err)
 	}
-	other, _ := createBound(t, c, 100*time.Millisecond)
-	p, err := c.Wait(t.Context(), other.GetUid(), "", 20*time.Second)
-	if err != nil || p.GetExit().GetCause() != pipedv1.Exit_CAUSE_LEASE_ENDED {
-		t.Fatalf("%v, %v", p, err)
+	other, late := createBound(t, c, 100*time.Millisecond, "sleep", "1000") // which does not mind its input
+	if err := until(t.Context(), func() bool {
+		got, err := c.Get(t.Context(), other.GetUid())
+		return err != nil || got.GetLease().GetEndTime() != nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := kill(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	again, err := c.Get(t.Context(), other.GetUid())
-	if err != nil || again.GetLease().GetEndTime() == nil || again.GetProcesses()[0].GetExit().GetCause() != pipedv1.Exit_CAUSE_LEASE_ENDED {
+	if err != nil || again.GetLease().GetEndTime() == nil || again.GetProcesses()[0].GetStopping().GetCause() != pipedv1.Exit_CAUSE_LEASE_ENDED {
 		t.Errorf("one that had ended: %v, %v", again, err)
+	}
+	if err := late.Renew(t.Context()); !errors.Is(err, client.ErrSessionLease) {
+		t.Errorf("one that had ended is renewed: %v", err)
 	}
 	if err := lease.Release(t.Context()); err != nil {
 		t.Error(err)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
@@ -41,13 +42,23 @@ func TestBoundProgramIsStoppedWhenPipectlIsKilled(t *testing.T) {
 			s, err := c.Get(t.Context(), name)
 			return err == nil && s.GetPipes()[0].GetEndpoints()[0].GetInbox().GetClient() != ""
 		})
+		last := time.Time{}
+		for range 3 * len(flags) { // it is kept alive
+			eventually(t, func() bool {
+				s, err := c.Get(t.Context(), name)
+				now := s.GetLease().GetExpireTime().AsTime()
+				longer := err == nil && now.After(last)
+				last = now
+				return longer
+			})
+		}
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
 	}
 	killed("free")
-	killed("bound", "--bound=500ms")
+	killed("bound", "--bound=3s")
 	process, err := c.Wait(t.Context(), "bound", "", client.Forever)
 	if err != nil || process.GetExit().GetCause() != pipedv1.Exit_CAUSE_LEASE_ENDED {
 		t.Errorf("%v, %v", process, err)
