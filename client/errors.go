@@ -56,6 +56,7 @@ const (
 	ErrTerminalRaw          Reason = "TERMINAL_RAW"
 	ErrTerminalLine         Reason = "TERMINAL_LINE"
 	ErrProcessExited        Reason = "PROCESS_EXITED"
+	ErrSessionLease         Reason = "SESSION_LEASE"
 	ErrProgramNotFound      Reason = "PROGRAM_NOT_FOUND"
 	ErrProgramNotExecutable Reason = "PROGRAM_NOT_EXECUTABLE"
 	ErrDirectory            Reason = "DIRECTORY"

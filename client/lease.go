@@ -166,15 +166,21 @@ func (l *Lease) Release(ctx context.Context) error { return l.endpoint.ReleaseLe
 // stole it. A connection that was lost is made again. It does not release the
 // lease.
 func (l *Lease) KeepAlive(ctx context.Context) error {
-	every := l.duration / 3
-	if every <= 0 {
+	if l.duration <= 0 {
 		return errors.New("a lease that a stream holds needs no renewal")
 	}
-	attempts := retry{limit: l.duration}
+	return keepAlive(ctx, l.duration, l.Renew)
+}
+
+// keepAlive renews at each third of a duration until ctx ends, and then returns
+// nil, or until that is refused.
+func keepAlive(ctx context.Context, duration time.Duration, renew func(context.Context) error) error {
+	every := max(duration/3, time.Millisecond)
+	attempts := retry{limit: duration}
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
-		err := l.renewWithin(ctx, every)
+		err := renewWithin(ctx, every, renew)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -195,10 +201,10 @@ func (l *Lease) KeepAlive(ctx context.Context) error {
 	}
 }
 
-func (l *Lease) renewWithin(ctx context.Context, timeout time.Duration) error {
+func renewWithin(ctx context.Context, timeout time.Duration, renew func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return l.Renew(ctx)
+	return renew(ctx)
 }
 
 // abandon gives it back if the daemon answers soon: it would only keep others

@@ -18,15 +18,19 @@ import (
 const Forever = time.Duration(math.MaxInt64)
 
 // Create creates a session, with its pipes and its first process if the request
-// has them, as a whole or not at all. A request without a request_id gets one, so
+// has them, as a whole or not at all. For one with a lease see CreateBound. A request without a request_id gets one, so
 // that it can be repeated.
 func (c *Client) Create(ctx context.Context, req *pipedv1.CreateSessionRequest) (*pipedv1.Session, error) {
+	resp, err := c.create(ctx, req)
+	return resp.GetSession(), err
+}
+
+func (c *Client) create(ctx context.Context, req *pipedv1.CreateSessionRequest) (*pipedv1.CreateSessionResponse, error) {
 	if req.GetRequestId() == "" {
 		req = proto.CloneOf(req)
 		req.RequestId = rand.Text()
 	}
-	resp, err := look(ctx, c, c.sessions.CreateSession, req)
-	return resp.GetSession(), err
+	return look(ctx, c, c.sessions.CreateSession, req)
 }
 
 // Get returns a session by name or uid.

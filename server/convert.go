@@ -20,6 +20,7 @@ func fromInfo(s session.Info) *pipedv1.Session {
 	m := &pipedv1.Session{
 		Name: s.Name, Uid: s.UID, Labels: s.Labels, State: pipedv1.Session_STATE_ACTIVE,
 		CreateTime: timestamp(s.Created), EndTime: timestamp(s.Ended), ExpireTime: timestamp(s.Expires),
+		Lease: fromCreatorLease(s.Lease),
 	}
 	if !s.Ended.IsZero() {
 		m.State = pipedv1.Session_STATE_ENDED
@@ -139,6 +140,7 @@ var exitCauses = map[session.Cause]pipedv1.Exit_Cause{
 	session.CauseStopped: pipedv1.Exit_CAUSE_STOPPED, session.CauseTimeout: pipedv1.Exit_CAUSE_TIMEOUT,
 	session.CauseDeleted: pipedv1.Exit_CAUSE_DELETED, session.CauseUnknown: pipedv1.Exit_CAUSE_UNKNOWN,
 	session.CauseOutOfMemory: pipedv1.Exit_CAUSE_OOM, session.CauseRestarted: pipedv1.Exit_CAUSE_RESTARTED,
+	session.CauseLeaseEnded: pipedv1.Exit_CAUSE_LEASE_ENDED,
 }
 
 var stopSteps = map[session.Step]pipedv1.Stopping_Step{

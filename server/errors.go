@@ -52,6 +52,7 @@ var errorTable = []row{
 	{pipe.ErrTerminalRaw, codes.FailedPrecondition, "TERMINAL_RAW"},
 	{pipe.ErrTerminalLine, codes.FailedPrecondition, "TERMINAL_LINE"},
 	{session.ErrExited, codes.FailedPrecondition, "PROCESS_EXITED"},
+	{session.ErrSessionLease, codes.FailedPrecondition, "SESSION_LEASE"},
 	{session.ErrBusyReader, codes.Aborted, "BUSY_READER"},
 	{session.ErrBusyWriter, codes.Aborted, "BUSY_WRITER"},
 	{session.ErrFenced, codes.Aborted, "FENCED"},
@@ -126,6 +127,7 @@ func statusError(err error) error {
 		restarting *session.RestartingError
 		denied     *session.EnvironmentError
 		group      *keeper.CgroupError
+		lease      *session.SessionLeaseError
 	)
 	switch {
 	case errors.As(err, &long):
@@ -155,6 +157,8 @@ func statusError(err error) error {
 				meta = map[string]string{"process": restarting.Process, "next": expiry(restarting.Next)}
 			case errors.As(err, &lost):
 				meta = map[string]string{"why": lost.Why}
+			case errors.As(err, &lease):
+				meta = map[string]string{"why": string(lease.Fault), "ended": expiry(lease.Ended)}
 			}
 			return reasonError(r.code, r.reason, err, meta)
 		}

@@ -109,7 +109,7 @@ func fromChecks(checks []pipe.Check) []*pipedv1.Check {
 // that older daemons do not have.
 func features() []string {
 	all := []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-		"process/after-exit", "process/attributes", "process/merged", "process/restart", "process/stop", "process/terminal", "session/resources", "stop", "watch"}
+		"process/after-exit", "process/attributes", "process/merged", "process/restart", "process/stop", "process/terminal", "session/lease", "session/resources", "stop", "watch"}
 	for _, name := range pipe.FramingNames() {
 		all = append(all, "framing/"+name)
 	}

@@ -115,7 +115,7 @@ func TestServerInfoTellsLimitsAndAddresses(t *testing.T) {
 	want := &pipedv1.GetServerInfoResponse{
 		Version: "v1.2.3",
 		Features: []string{"ack/committed", "ack/delivered", "ack/read", "leases", "life", "observe/sent",
-			"process/after-exit", "process/attributes", "process/merged", "process/restart", "process/stop", "process/terminal", "session/resources", "stop", "watch", "framing/line", "framing/mp", "framing/raw"},
+			"process/after-exit", "process/attributes", "process/merged", "process/restart", "process/stop", "process/terminal", "session/lease", "session/resources", "stop", "watch", "framing/line", "framing/mp", "framing/raw"},
 		Limits: &pipedv1.Limits{
 			PartSize: 256 << 10, MaxMessageSize: 1 << 30, LogSize: 1 << 20, TailSize: 64 << 10,
 			MaxStreamsPerConnection: 1024, MaxPollEndpoints: 77, HeartbeatInterval: durationpb.New(20 * time.Second),

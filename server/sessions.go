@@ -34,7 +34,7 @@ func (v *sessionService) CreateSession(ctx context.Context, req *pipedv1.CreateS
 		return nil, statusError(err)
 	}
 	info, err := ses.Info(ctx, false)
-	return &pipedv1.CreateSessionResponse{Session: fromInfo(info)}, statusError(err)
+	return &pipedv1.CreateSessionResponse{Session: fromInfo(info), LeaseToken: ses.LeaseToken()}, statusError(err)
 }
 
 func (v *sessionService) GetSession(ctx context.Context, req *pipedv1.GetSessionRequest) (*pipedv1.GetSessionResponse, error) {

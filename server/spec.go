@@ -222,10 +222,10 @@ func toSpec(req *pipedv1.CreateSessionRequest) (session.Spec, error) {
 		}
 		spec.Pipes = append(spec.Pipes, ps)
 	}
-	if req.GetProcess() == nil {
-		return spec, nil
-	}
 	var err error
+	if spec.Lease, err = toCreatorLease(req.GetLease()); err != nil || req.GetProcess() == nil {
+		return spec, err
+	}
 	spec.Process, err = toProcessSpec(req.GetProcess())
 	return spec, err
 }

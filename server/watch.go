@@ -99,6 +99,7 @@ var eventTypes = map[session.EventType]pipedv1.SessionEvent_Type{
 	session.EventProcessRestarting:  pipedv1.SessionEvent_TYPE_PROCESS_RESTARTING,
 	session.EventProcessGaveUp:      pipedv1.SessionEvent_TYPE_PROCESS_GAVE_UP,
 	session.EventIncarnationDropped: pipedv1.SessionEvent_TYPE_INCARNATION_DROPPED,
+	session.EventCreatorLost:        pipedv1.SessionEvent_TYPE_SESSION_LEASE_ENDED,
 }
 
 func fromEvent(e *session.Event) *pipedv1.SessionEvent {

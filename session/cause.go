@@ -28,13 +28,16 @@ const (
 	CauseOutOfMemory
 	// CauseRestarted: it was being stopped to be started again, for a client.
 	CauseRestarted Cause = 9
+	// CauseLeaseEnded: it was being stopped because the creator of its session had
+	// not renewed the lease.
+	CauseLeaseEnded Cause = 8
 )
 
 // String returns the cause in a word, for logs.
 func (c Cause) String() string {
 	names := [...]string{CauseOwn: "own", CauseSignal: "signal by a client", CauseStopped: "stopped", CauseTimeout: "timeout",
 		CauseDeleted: "deleted", CauseUnknown: "unknown", CauseOutOfMemory: "out of memory",
-		CauseRestarted: "restarted"}
+		CauseLeaseEnded: "lease ended", CauseRestarted: "restarted"}
 	if int(c) < len(names) && names[c] != "" {
 		return names[c]
 	}

@@ -29,6 +29,8 @@ const (
 	EventProcessGaveUp
 	// EventIncarnationDropped: the oldest incarnation of a process was dropped.
 	EventIncarnationDropped
+	// EventCreatorLost: the creator of a session has not renewed its lease.
+	EventCreatorLost EventType = 14
 )
 
 // An Event is something that happened to a session. It is shared by all who

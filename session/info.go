@@ -23,6 +23,7 @@ type Info struct {
 	Processes []ProcessInfo
 	Resources keeper.SessionLimits
 	Usage     *keeper.SessionUsage // only when asked for; nil where there is no cgroup
+	Lease     *CreatorLeaseInfo    // nil where it is bound to nobody
 }
 
 // State is where a session is.
@@ -192,9 +193,9 @@ func (s *Session) formerPipes(pipes []PipeInfo) {
 func (s *Session) Info(ctx context.Context, holders bool) (Info, error) {
 	ended, over := s.Ended()
 	s.mu.Lock()
-	pipes, procs := slices.Clone(s.pipes), slices.Clone(s.procs)
+	pipes, procs, lease := slices.Clone(s.pipes), slices.Clone(s.procs), s.creator.lookLocked()
 	s.mu.Unlock()
-	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created, Resources: s.resources}
+	info := Info{Name: s.name, UID: s.uid, Labels: maps.Clone(s.labels), Created: s.created, Resources: s.resources, Lease: lease}
 	if over {
 		info.Ended, info.Expires = ended, ended.Add(s.reg.config().EndedFor)
 	}

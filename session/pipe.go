@@ -98,6 +98,10 @@ func (s *Session) unmake(p *Pipe) {
 func (s *Session) openable() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.openableLocked()
+}
+
+func (s *Session) openableLocked() error {
 	if s.gone {
 		return fmt.Errorf("%w: %s was deleted", ErrSessionNotFound, s.name)
 	}

@@ -48,6 +48,8 @@ type sessionRecord struct {
 	Shed bool `json:"shed,omitempty"`
 	// Resources are its limits.
 	Resources keeper.SessionLimits `json:"resources,omitzero"`
+	// Lease is that of its creator.
+	Lease *creatorRecord `json:"lease,omitempty"`
 }
 
 type pipeRecord struct {
@@ -179,7 +181,8 @@ func (s *Session) journal() *pipe.Journal { return s.control.Journal() }
 // record returns the session's own record; s.mu is held.
 func (s *Session) recordLocked() sessionRecord {
 	return sessionRecord{Version: recordVersion, Name: s.name, UID: s.uid, Labels: s.labels, Created: s.created, Ended: s.ended,
-		Request: s.request, Digest: s.digest, Ready: s.ready, Gone: s.gone, Shed: s.shedLogs, Resources: s.resources}
+		Request: s.request, Digest: s.digest, Ready: s.ready, Gone: s.gone, Shed: s.shedLogs, Resources: s.resources,
+		Lease: s.creator.recordLocked()}
 }
 
 func (e *Endpoint) key(prefix string) string {

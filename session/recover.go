@@ -116,6 +116,7 @@ func (r *Registry) adopt(h *heirloom) {
 			r.background(p.giveUp) // it may have come to nothing
 		}
 	}
+	s.resumeLease()
 	s.Ended()
 	h.dropSurplus()
 }
@@ -235,6 +236,9 @@ func (h *heirloom) read() error {
 func (h *heirloom) recover() error {
 	h.s = &Session{reg: h.reg, name: h.record.Name, uid: h.record.UID, labels: h.record.Labels, created: h.record.Created,
 		request: h.record.Request, digest: h.record.Digest, account: h.left.Account, control: h.control, resources: h.record.Resources}
+	if kept := h.record.Lease; kept != nil {
+		h.s.creator = &creator{creatorRecord: *kept}
+	}
 	h.unstarted()
 	if !h.record.Ready && len(h.processRecords) == 0 {
 		return errNeverWas

@@ -267,7 +267,7 @@ func (r *Registry) reserveName(spec *Spec) (*Session, error) {
 	}
 	content := digestOf(*spec)
 	s := &Session{reg: r, name: name, uid: uid.String(), labels: maps.Clone(spec.Labels), created: time.Now(),
-		request: spec.RequestID, digest: content[:], resources: spec.Resources}
+		request: spec.RequestID, digest: content[:], resources: spec.Resources, creator: newCreator(spec.Lease)}
 	r.byName[name], r.byUID[s.uid] = s, s
 	return s, nil
 }

@@ -51,6 +51,8 @@ type Session struct {
 	shedLogs bool
 	// serial counts the pipes and processes that were ever made.
 	serial int
+	// creator is the lease of whoever created it; nil where there is none.
+	creator *creator
 
 	// toldEnded: the latest event about its state is that it has ended.
 	toldEnded atomic.Bool
@@ -181,6 +183,7 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 			return err
 		}
 		failpoint.Hit("session.after-ready")
+		s.beginLeaseLocked()
 	}
 	s.pipes = append(s.pipes, pipes...)
 	if proc != nil {
@@ -191,6 +194,9 @@ func (s *Session) add(pipes []*Pipe, proc *Process) error {
 	if proc != nil {
 		s.reg.log.Info("process started", "session", s.name, "process", proc.name, "pid", proc.child.Pid())
 		s.reg.watch(s, proc)
+		if s.refuseUnleasedLocked() != nil { // it ended during the start
+			s.stopForLease([]*Process{proc})
+		}
 	}
 	return nil
 }
@@ -223,6 +229,9 @@ func (s *Session) StartProcess(ctx context.Context, spec ProcessSpec) (*Process,
 		defer leave()
 		s.starting.Lock()
 		defer s.starting.Unlock()
+		if err := s.refuseUnleased(); err != nil {
+			return nil, err
+		}
 		l := s.launch(&spec, nil)
 		l.order, l.proc.order = s.next, s.next()
 		l.proc.key, l.digest = uint32(l.proc.order), digestOf(spec) //nolint:gosec // a small number
@@ -374,6 +383,7 @@ const memoryKey = 1 << 31
 // leave gives back what open has taken; nothing of the session runs any more.
 func (s *Session) leave() {
 	s.mu.Lock()
+	s.pauseLeaseLocked()
 	account, control := s.account, s.control
 	s.mu.Unlock()
 	if control != nil {

@@ -19,6 +19,9 @@ type Spec struct {
 	Process   *ProcessSpec // nil: none
 	// Resources are its limits. They were not in the first version.
 	Resources keeper.SessionLimits `json:",omitzero"`
+	// Lease binds the session to its creator; nil: it is bound to nobody. It was
+	// not in the first version, as those of a ProcessSpec.
+	Lease *CreatorLease `json:",omitempty"`
 }
 
 // A PipeSpec says what pipe to make.
@@ -132,6 +135,9 @@ func (s *Spec) check(c *Config) error {
 		if k == "" || len(k) > maxLabelKey || len(v) > maxLabelValue {
 			return argument("label %q: keys have 1 to %d bytes, values up to %d", k, maxLabelKey, maxLabelValue)
 		}
+	}
+	if err := s.Lease.check(c.MaxLeaseDuration); err != nil {
+		return err
 	}
 	if len(s.Pipes) == 0 && s.Process == nil {
 		return argument("a session needs a pipe or a process")

@@ -71,6 +71,7 @@ var hints = map[client.Reason]string{
 	client.ErrWrongDirection:       "this end only sends or only receives: pipectl inspect NAME shows the kind of the pipe",
 	client.ErrSessionActive:        "end it first with pipectl stop, or remove it with rm --force",
 	client.ErrProcessExited:        "pipectl wait NAME shows how it ended",
+	client.ErrSessionLease:         "its creator was gone for too long, or is somebody else: pipectl inspect NAME shows it; create it anew",
 	client.ErrProgramNotFound:      "give the path of the program, or its folder with --env PATH=FOLDER",
 	client.ErrProgramNotExecutable: "chmod +x makes a file executable; a script needs a first line with its interpreter",
 	client.ErrDirectory:            "--dir names the working directory of the program",

@@ -56,6 +56,9 @@ func sessionText(s *pipedv1.Session) string {
 	if s.GetExpireTime() != nil {
 		fmt.Fprintf(&b, "  ended %s, is kept until %s\n", s.GetEndTime().AsTime().Format(time.RFC3339), s.GetExpireTime().AsTime().Format(time.RFC3339))
 	}
+	if text := boundText(s.GetLease()); text != "" {
+		fmt.Fprintf(&b, "  %s\n", text)
+	}
 	for _, key := range slices.Sorted(maps.Keys(s.GetLabels())) {
 		fmt.Fprintf(&b, "  label %s=%s\n", printable(key), printable(s.GetLabels()[key]))
 	}

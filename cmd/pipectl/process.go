@@ -224,7 +224,7 @@ func parseFD(text string) (*pipedv1.PipeSpec, *pipedv1.Inherit, error) {
 	if fields[0] == "stdio" || fields[0] == "stderr" {
 		return nil, nil, usageError("--fd %q: %s is the pipe of a standard stream: choose another name", text, fields[0])
 	}
-	fd, err := parseDescriptor(fields[1])
+	fd, err := parseDescriptor(fields[1], 3)
 	if err != nil {
 		return nil, nil, usageError("--fd %q: %w", text, err)
 	}
@@ -236,7 +236,8 @@ func parseFD(text string) (*pipedv1.PipeSpec, *pipedv1.Inherit, error) {
 		&pipedv1.Inherit{Pipe: fields[0], End: 2, Fd: fd, HandOver: true}, nil
 }
 
-// parseInherit reads PIPE:END:FD: a copy of an end; the daemon keeps its own.
+// parseInherit reads PIPE:END:FD: a copy of an end; the daemon keeps its own. With
+// 0, 1 or 2 the end is that standard stream.
 func parseInherit(text string) (*pipedv1.Inherit, error) {
 	fields := strings.Split(text, ":")
 	if len(fields) != 3 {
@@ -248,18 +249,18 @@ func parseInherit(text string) (*pipedv1.Inherit, error) {
 	if fields[1] != "1" && fields[1] != "2" {
 		return nil, usageError("--inherit %q: the end is %q, and it must be 1 or 2", text, fields[1])
 	}
-	fd, err := parseDescriptor(fields[2])
+	fd, err := parseDescriptor(fields[2], 0)
 	if err != nil {
 		return nil, usageError("--inherit %q: %w", text, err)
 	}
 	return &pipedv1.Inherit{Pipe: fields[0], End: uint32(fields[1][0] - '0'), Fd: fd}, nil
 }
 
-// parseDescriptor reads a descriptor number that is not a standard stream.
-func parseDescriptor(text string) (int32, error) {
+// parseDescriptor reads a descriptor number, the lowest of which is given.
+func parseDescriptor(text string, lowest int64) (int32, error) {
 	fd, err := strconv.ParseInt(text, 10, 32)
-	if err != nil || fd < 3 {
-		return 0, usageError("the descriptor is %q, and it must be a number from 3 on", text)
+	if err != nil || fd < lowest {
+		return 0, usageError("the descriptor is %q, and it must be a number from %d on", text, lowest)
 	}
 	return int32(fd), nil
 }

@@ -58,7 +58,7 @@ func TestInheritFlagKeepsTheDaemonsCopy(t *testing.T) {
 	if diff := cmp.Diff(&pipedv1.Inherit{Pipe: "pipe", End: 2, Fd: 5}, got, protocmp.Transform()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	for _, text := range []string{"", "pipe:2", "pipe:3:3", "pipe:0:3", "Pipe:1:3", "pipe:1:0", "pipe:1:3:line"} {
+	for _, text := range []string{"", "pipe:2", "pipe:3:3", "pipe:0:3", "Pipe:1:3", "pipe:1:-1", "pipe:1:3:line"} {
 		if _, err := parseInherit(text); !isUsage(err) {
 			t.Errorf("%q: got %v, want wrong use", text, err)
 		}

@@ -24,6 +24,7 @@ const (
 
 type runOptions struct {
 	processFlags
+	bound boundFlag
 	quiet bool
 	keys  detachKeys
 }
@@ -38,6 +39,7 @@ stderr are passed on byte by byte, INT, TERM, HUP and QUIT are forwarded, and th
 code is the program's, or 128+n when a signal ended it. With --merge-stderr both
 outputs come out of stdout, in the order in which they were written. The session is
 removed afterwards; if pipectl is killed it stays under the name that stderr has said.
+With --bound the program is stopped then, when pipectl has been gone for so long.
 
 The program is looked up in its own PATH. Its environment is PATH, HOME, USER and
 LANG of the daemon, and what --env adds. With a framing other than raw, each line
@@ -58,10 +60,12 @@ incomplete, with 126 when the program cannot be executed, 127 when it is not fou
   pipectl run --merge-stderr -- make > build.log
   pipectl run -t -- top
   pipectl run --stdout-tty -- python3 slow.py | tee log
-  pipectl run --name solver --timeout 10m -- ./solve problem.cnf`,
+  pipectl run --name solver --timeout 10m -- ./solve problem.cnf
+  pipectl run --bound=30s -- ./serve`,
 		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, rawFraming)
+	opts.bound.add(cmd.Flags())
 	cmd.Flags().BoolVarP(&opts.quiet, "quiet", "q", false, "do not say the session's name on stderr")
 	cmd.Flags().Var(&opts.keys, "detach-keys", "with -t: keys that leave the program running: characters or ctrl-X, with commas between them")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 0, "stop the program after so long, as 90s, and exit with 124 (else never)")
@@ -116,10 +120,11 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	signal.Notify(brokenPipes, syscall.SIGPIPE)
 	defer signal.Stop(brokenPipes)
 
-	session, err := c.Create(ctx, req)
+	session, release, err := opts.bound.create(ctx, f, c, req)
 	if err != nil {
 		return err
 	}
+	defer release()
 	if !opts.quiet {
 		f.tell("session", session.GetName())
 	}

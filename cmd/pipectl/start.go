@@ -26,7 +26,8 @@ leads to its standard input and output, "stderr" to its standard error; with
 --merge-stderr that goes into "stdio" too, in the order in which both are written.
 
 With --session, start one more program in that session; --inherit gives it copies
-of pipe ends, which the daemon keeps too. Then NAME@PROCESS is printed.
+of pipe ends, which the daemon keeps too, as descriptors of its own or, with 0, 1 or 2,
+as its standard input, output or error. Then NAME@PROCESS is printed.
 
 After --timeout the daemon stops the program as pipectl stop does; wait says so.
 
@@ -36,7 +37,8 @@ new pipes, until somebody stops it: see pipectl restart.`,
   pipectl start --fd ctl:3:mp -- python3 worker.py
   pipectl start --name nightly --timeout 2h --stop-grace 30s -- ./nightly.sh
   pipectl start --name web --restart on-failure --restart-backoff 1s..1m -- ./web
-  pipectl start --session work --as reader --inherit pipe:2:3 -- python3 reader.py`,
+  pipectl start --session work --as reader --inherit pipe:2:3 -- python3 reader.py
+  pipectl start --session work --as counter --inherit pipe:2:0 -- wc -l`,
 		Args: arguments("PROGRAM..."),
 	}
 	opts.add(cmd, "line")

@@ -124,6 +124,8 @@ func exitCauseText(process *pipedv1.Process) string {
 		return exitText(process) + " (deleted)"
 	case pipedv1.Exit_CAUSE_RESTARTED:
 		return exitText(process) + " (restarted)"
+	case pipedv1.Exit_CAUSE_LEASE_ENDED:
+		return exitText(process) + " (its creator was gone)"
 	default:
 		return exitText(process)
 	}

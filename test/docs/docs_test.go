@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { daemon.Main(m) }
 func TestDocumentsDoWhatTheyShow(t *testing.T) {
 	// Debian's own interpreter, not a shell script that looks for one: inspect shows the commands of holders.
 	t.Setenv("PATH", "/usr/bin:/bin:"+os.Getenv("PATH"))
-	for _, name := range []string{"README.md", "docs/quickstart-python.md", "docs/framing.md", "docs/recording.md", "docs/holders.md", "docs/restarts.md"} {
+	for _, name := range []string{"README.md", "docs/quickstart-python.md", "docs/framing.md", "docs/recording.md", "docs/holders.md", "docs/restarts.md", "docs/bound.md"} {
 		t.Run(name, func(t *testing.T) {
 			d := daemon.Start(t)
 			dir := t.TempDir()

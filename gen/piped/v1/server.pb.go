@@ -129,7 +129,8 @@ type GetServerInfoResponse struct {
 	// RecvOpen.life), "observe/sent" (RecvOpen.sent), "process/attributes" (ProcessSpec.user to
 	// no_new_privileges), "process/merged" (STDIO_MODE_MERGED), "process/stop"
 	// (StopProcess, ProcessSpec.stop and timeout), "process/terminal"
-	// (STDIO_MODE_TTY, ProcessSpec.terminal, ResizeTerminal), "session/resources"
+	// (STDIO_MODE_TTY, ProcessSpec.terminal, ResizeTerminal), "session/lease"
+	// (RenewSession, CreateSessionRequest.lease), "session/resources"
 	// (CreateSessionRequest.resources), "stop" (StopSession) and "watch" (WatchSessions).
 	Features []string `protobuf:"bytes,3,rep,name=features,proto3" json:"features,omitempty"`
 	// What survives.

@@ -259,6 +259,56 @@ func (Session_State) EnumDescriptor() ([]byte, []int) {
 	return file_piped_v1_session_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// Action is what is done when a lease ends.
+type SessionLease_Action int32
+
+const (
+	// The default: stop.
+	SessionLease_ACTION_UNSPECIFIED SessionLease_Action = 0
+	// All processes of the session are stopped, each as its StopPolicy says, with
+	// CAUSE_LEASE_ENDED. Exits, finals and unread output are kept as ever.
+	SessionLease_ACTION_STOP SessionLease_Action = 1
+)
+
+// Enum value maps for SessionLease_Action.
+var (
+	SessionLease_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_STOP",
+	}
+	SessionLease_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_STOP":        1,
+	}
+)
+
+func (x SessionLease_Action) Enum() *SessionLease_Action {
+	p := new(SessionLease_Action)
+	*p = x
+	return p
+}
+
+func (x SessionLease_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SessionLease_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_piped_v1_session_proto_enumTypes[4].Descriptor()
+}
+
+func (SessionLease_Action) Type() protoreflect.EnumType {
+	return &file_piped_v1_session_proto_enumTypes[4]
+}
+
+func (x SessionLease_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SessionLease_Action.Descriptor instead.
+func (SessionLease_Action) EnumDescriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{1, 0}
+}
+
 // Kind is the kind of a pipe.
 type Pipe_Kind int32
 
@@ -306,11 +356,11 @@ func (x Pipe_Kind) String() string {
 }
 
 func (Pipe_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[4].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[5].Descriptor()
 }
 
 func (Pipe_Kind) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[4]
+	return &file_piped_v1_session_proto_enumTypes[5]
 }
 
 func (x Pipe_Kind) Number() protoreflect.EnumNumber {
@@ -319,7 +369,7 @@ func (x Pipe_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Pipe_Kind.Descriptor instead.
 func (Pipe_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{1, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // State is whether the daemon holds a copy of an end.
@@ -368,11 +418,11 @@ func (x Endpoint_State) String() string {
 }
 
 func (Endpoint_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[5].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[6].Descriptor()
 }
 
 func (Endpoint_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[5]
+	return &file_piped_v1_session_proto_enumTypes[6]
 }
 
 func (x Endpoint_State) Number() protoreflect.EnumNumber {
@@ -381,7 +431,7 @@ func (x Endpoint_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Endpoint_State.Descriptor instead.
 func (Endpoint_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{5, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // State is where a process is.
@@ -426,11 +476,11 @@ func (x Process_State) String() string {
 }
 
 func (Process_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[6].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
 }
 
 func (Process_State) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[6]
+	return &file_piped_v1_session_proto_enumTypes[7]
 }
 
 func (x Process_State) Number() protoreflect.EnumNumber {
@@ -439,7 +489,7 @@ func (x Process_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Process_State.Descriptor instead.
 func (Process_State) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Mode is when a process is started again.
@@ -484,11 +534,11 @@ func (x RestartPolicy_Mode) String() string {
 }
 
 func (RestartPolicy_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[7].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
 }
 
 func (RestartPolicy_Mode) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[7]
+	return &file_piped_v1_session_proto_enumTypes[8]
 }
 
 func (x RestartPolicy_Mode) Number() protoreflect.EnumNumber {
@@ -497,7 +547,7 @@ func (x RestartPolicy_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Mode.Descriptor instead.
 func (RestartPolicy_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Step is a step of a ladder.
@@ -545,11 +595,11 @@ func (x Stopping_Step) String() string {
 }
 
 func (Stopping_Step) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[8].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
 }
 
 func (Stopping_Step) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[8]
+	return &file_piped_v1_session_proto_enumTypes[9]
 }
 
 func (x Stopping_Step) Number() protoreflect.EnumNumber {
@@ -558,7 +608,7 @@ func (x Stopping_Step) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Stopping_Step.Descriptor instead.
 func (Stopping_Step) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
 }
 
 // Scope is who is signalled.
@@ -599,11 +649,11 @@ func (x StopPolicy_Scope) String() string {
 }
 
 func (StopPolicy_Scope) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[9].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
 }
 
 func (StopPolicy_Scope) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[9]
+	return &file_piped_v1_session_proto_enumTypes[10]
 }
 
 func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
@@ -612,7 +662,7 @@ func (x StopPolicy_Scope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StopPolicy_Scope.Descriptor instead.
 func (StopPolicy_Scope) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // Cause is why a process ended.
@@ -638,6 +688,9 @@ const (
 	Exit_CAUSE_OOM Exit_Cause = 7
 	// It was being stopped by RestartProcess.
 	Exit_CAUSE_RESTARTED Exit_Cause = 9
+	// It was being stopped because the creator of its session did not renew the
+	// lease: see SessionLease.
+	Exit_CAUSE_LEASE_ENDED Exit_Cause = 8
 )
 
 // Enum value maps for Exit_Cause.
@@ -652,6 +705,7 @@ var (
 		6: "CAUSE_UNKNOWN",
 		7: "CAUSE_OOM",
 		9: "CAUSE_RESTARTED",
+		8: "CAUSE_LEASE_ENDED",
 	}
 	Exit_Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED":      0,
@@ -663,6 +717,7 @@ var (
 		"CAUSE_UNKNOWN":          6,
 		"CAUSE_OOM":              7,
 		"CAUSE_RESTARTED":        9,
+		"CAUSE_LEASE_ENDED":      8,
 	}
 )
 
@@ -677,11 +732,11 @@ func (x Exit_Cause) String() string {
 }
 
 func (Exit_Cause) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[10].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
 }
 
 func (Exit_Cause) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[10]
+	return &file_piped_v1_session_proto_enumTypes[11]
 }
 
 func (x Exit_Cause) Number() protoreflect.EnumNumber {
@@ -690,7 +745,7 @@ func (x Exit_Cause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Exit_Cause.Descriptor instead.
 func (Exit_Cause) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Overflow is what happens when an inbox is full.
@@ -730,11 +785,11 @@ func (x LogSpec_Overflow) String() string {
 }
 
 func (LogSpec_Overflow) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[11].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
 }
 
 func (LogSpec_Overflow) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[11]
+	return &file_piped_v1_session_proto_enumTypes[12]
 }
 
 func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
@@ -743,7 +798,7 @@ func (x LogSpec_Overflow) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogSpec_Overflow.Descriptor instead.
 func (LogSpec_Overflow) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // What is done about a pipe that is held.
@@ -791,11 +846,11 @@ func (x AfterExit_Mode) String() string {
 }
 
 func (AfterExit_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[12].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[13].Descriptor()
 }
 
 func (AfterExit_Mode) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[12]
+	return &file_piped_v1_session_proto_enumTypes[13]
 }
 
 func (x AfterExit_Mode) Number() protoreflect.EnumNumber {
@@ -804,7 +859,7 @@ func (x AfterExit_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AfterExit_Mode.Descriptor instead.
 func (AfterExit_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21, 0}
 }
 
 // Type is what happened.
@@ -844,6 +899,9 @@ const (
 	// The oldest incarnation of a process was dropped, because there are more than
 	// Limits.incarnations_kept.
 	SessionEvent_TYPE_INCARNATION_DROPPED SessionEvent_Type = 13
+	// The creator of the session did not renew its lease; what follows are the
+	// exits of what is stopped for that.
+	SessionEvent_TYPE_SESSION_LEASE_ENDED SessionEvent_Type = 14
 )
 
 // Enum value maps for SessionEvent_Type.
@@ -863,6 +921,7 @@ var (
 		11: "TYPE_PROCESS_RESTARTING",
 		12: "TYPE_PROCESS_GAVE_UP",
 		13: "TYPE_INCARNATION_DROPPED",
+		14: "TYPE_SESSION_LEASE_ENDED",
 	}
 	SessionEvent_Type_value = map[string]int32{
 		"TYPE_UNSPECIFIED":         0,
@@ -879,6 +938,7 @@ var (
 		"TYPE_PROCESS_RESTARTING":  11,
 		"TYPE_PROCESS_GAVE_UP":     12,
 		"TYPE_INCARNATION_DROPPED": 13,
+		"TYPE_SESSION_LEASE_ENDED": 14,
 	}
 )
 
@@ -893,11 +953,11 @@ func (x SessionEvent_Type) String() string {
 }
 
 func (SessionEvent_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_piped_v1_session_proto_enumTypes[13].Descriptor()
+	return file_piped_v1_session_proto_enumTypes[14].Descriptor()
 }
 
 func (SessionEvent_Type) Type() protoreflect.EnumType {
-	return &file_piped_v1_session_proto_enumTypes[13]
+	return &file_piped_v1_session_proto_enumTypes[14]
 }
 
 func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
@@ -906,7 +966,7 @@ func (x SessionEvent_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SessionEvent_Type.Descriptor instead.
 func (SessionEvent_Type) EnumDescriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33, 0}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34, 0}
 }
 
 // A Session is a set of pipes and the processes that hold their ends.
@@ -934,7 +994,9 @@ type Session struct {
 	Resources *Resources `protobuf:"bytes,12,opt,name=resources,proto3" json:"resources,omitempty"`
 	// What it uses; only in GetSession, if asked for. Absent where it has no cgroup:
 	// see Cgroups.
-	Usage         *SessionUsage `protobuf:"bytes,13,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *SessionUsage `protobuf:"bytes,13,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The lease of its creator. Absent where it has none.
+	Lease         *SessionLease `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1046,6 +1108,92 @@ func (x *Session) GetUsage() *SessionUsage {
 	return nil
 }
 
+func (x *Session) GetLease() *SessionLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// A SessionLease binds a session to its creator, who renews it. When it was not
+// renewed in time, what it says is done, by the daemon, also when nobody is left who
+// could. It cannot be renewed after that, and no process can be started in the
+// session.
+type SessionLease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long it lasts from its creation and from each renewal; more than 0, at most
+	// Limits.max_lease_duration. While no daemon runs nobody can renew it: the daemon
+	// that comes next gives it its whole duration again.
+	Duration *durationpb.Duration `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	// What is done when it ends.
+	Action SessionLease_Action `protobuf:"varint,2,opt,name=action,proto3,enum=piped.v1.SessionLease_Action" json:"action,omitempty"`
+	// When it ends unless it is renewed; absent once it has ended. Must be absent in a
+	// request.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// When it ended, because it was not renewed. Must be absent in a request.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionLease) Reset() {
+	*x = SessionLease{}
+	mi := &file_piped_v1_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionLease) ProtoMessage() {}
+
+func (x *SessionLease) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionLease.ProtoReflect.Descriptor instead.
+func (*SessionLease) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SessionLease) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *SessionLease) GetAction() SessionLease_Action {
+	if x != nil {
+		return x.Action
+	}
+	return SessionLease_ACTION_UNSPECIFIED
+}
+
+func (x *SessionLease) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *SessionLease) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // A Pipe is two connected endpoints.
 type Pipe struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1078,7 +1226,7 @@ type Pipe struct {
 
 func (x *Pipe) Reset() {
 	*x = Pipe{}
-	mi := &file_piped_v1_session_proto_msgTypes[1]
+	mi := &file_piped_v1_session_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1238,7 @@ func (x *Pipe) String() string {
 func (*Pipe) ProtoMessage() {}
 
 func (x *Pipe) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[1]
+	mi := &file_piped_v1_session_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1251,7 @@ func (x *Pipe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pipe.ProtoReflect.Descriptor instead.
 func (*Pipe) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{1}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Pipe) GetName() string {
@@ -1189,7 +1337,7 @@ type Terminal struct {
 
 func (x *Terminal) Reset() {
 	*x = Terminal{}
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1349,7 @@ func (x *Terminal) String() string {
 func (*Terminal) ProtoMessage() {}
 
 func (x *Terminal) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[2]
+	mi := &file_piped_v1_session_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1362,7 @@ func (x *Terminal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
 func (*Terminal) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Terminal) GetSize() *TerminalSize {
@@ -1262,7 +1410,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1422,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[3]
+	mi := &file_piped_v1_session_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1435,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TerminalSize) GetRows() uint32 {
@@ -1336,7 +1484,7 @@ type EndpointRef struct {
 
 func (x *EndpointRef) Reset() {
 	*x = EndpointRef{}
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1496,7 @@ func (x *EndpointRef) String() string {
 func (*EndpointRef) ProtoMessage() {}
 
 func (x *EndpointRef) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[4]
+	mi := &file_piped_v1_session_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1509,7 @@ func (x *EndpointRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointRef.ProtoReflect.Descriptor instead.
 func (*EndpointRef) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EndpointRef) GetSession() string {
@@ -1417,7 +1565,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1577,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[5]
+	mi := &file_piped_v1_session_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1590,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Endpoint) GetEnd() uint32 {
@@ -1530,7 +1678,7 @@ type Flow struct {
 
 func (x *Flow) Reset() {
 	*x = Flow{}
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1690,7 @@ func (x *Flow) String() string {
 func (*Flow) ProtoMessage() {}
 
 func (x *Flow) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[6]
+	mi := &file_piped_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1703,7 @@ func (x *Flow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flow.ProtoReflect.Descriptor instead.
 func (*Flow) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Flow) GetMessages() uint64 {
@@ -1664,7 +1812,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1824,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[7]
+	mi := &file_piped_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1837,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Holder) GetPid() int32 {
@@ -1802,7 +1950,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1962,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[8]
+	mi := &file_piped_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1975,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Process) GetName() string {
@@ -1970,7 +2118,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2130,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[9]
+	mi := &file_piped_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2143,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RestartPolicy) GetMode() RestartPolicy_Mode {
@@ -2078,7 +2226,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2238,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[10]
+	mi := &file_piped_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2251,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Resources) GetMemoryMax() uint64 {
@@ -2171,7 +2319,7 @@ type SessionUsage struct {
 
 func (x *SessionUsage) Reset() {
 	*x = SessionUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2331,7 @@ func (x *SessionUsage) String() string {
 func (*SessionUsage) ProtoMessage() {}
 
 func (x *SessionUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[11]
+	mi := &file_piped_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2344,7 @@ func (x *SessionUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionUsage.ProtoReflect.Descriptor instead.
 func (*SessionUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SessionUsage) GetMemory() uint64 {
@@ -2252,7 +2400,7 @@ type Stopping struct {
 	// there is none.
 	NextTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
 	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT, CAUSE_DELETED or
-	// CAUSE_RESTARTED.
+	// CAUSE_RESTARTED or CAUSE_LEASE_ENDED.
 	Cause         Exit_Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2260,7 +2408,7 @@ type Stopping struct {
 
 func (x *Stopping) Reset() {
 	*x = Stopping{}
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2420,7 @@ func (x *Stopping) String() string {
 func (*Stopping) ProtoMessage() {}
 
 func (x *Stopping) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[12]
+	mi := &file_piped_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2433,7 @@ func (x *Stopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stopping.ProtoReflect.Descriptor instead.
 func (*Stopping) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Stopping) GetStep() Stopping_Step {
@@ -2348,7 +2496,7 @@ type StopPolicy struct {
 
 func (x *StopPolicy) Reset() {
 	*x = StopPolicy{}
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2508,7 @@ func (x *StopPolicy) String() string {
 func (*StopPolicy) ProtoMessage() {}
 
 func (x *StopPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[13]
+	mi := &file_piped_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2521,7 @@ func (x *StopPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopPolicy.ProtoReflect.Descriptor instead.
 func (*StopPolicy) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StopPolicy) GetCloseGrace() *durationpb.Duration {
@@ -2453,7 +2601,7 @@ type Final struct {
 
 func (x *Final) Reset() {
 	*x = Final{}
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2465,7 +2613,7 @@ func (x *Final) String() string {
 func (*Final) ProtoMessage() {}
 
 func (x *Final) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[14]
+	mi := &file_piped_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2478,7 +2626,7 @@ func (x *Final) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Final.ProtoReflect.Descriptor instead.
 func (*Final) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Final) GetPipe() string {
@@ -2549,7 +2697,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2709,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[15]
+	mi := &file_piped_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2722,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Exit) GetStatus() isExit_Status {
@@ -2700,7 +2848,7 @@ type ProcessUsage struct {
 
 func (x *ProcessUsage) Reset() {
 	*x = ProcessUsage{}
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2712,7 +2860,7 @@ func (x *ProcessUsage) String() string {
 func (*ProcessUsage) ProtoMessage() {}
 
 func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[16]
+	mi := &file_piped_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2725,7 +2873,7 @@ func (x *ProcessUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessUsage.ProtoReflect.Descriptor instead.
 func (*ProcessUsage) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProcessUsage) GetUserTime() *durationpb.Duration {
@@ -2768,7 +2916,7 @@ type PipeSpec struct {
 
 func (x *PipeSpec) Reset() {
 	*x = PipeSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2928,7 @@ func (x *PipeSpec) String() string {
 func (*PipeSpec) ProtoMessage() {}
 
 func (x *PipeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[17]
+	mi := &file_piped_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2941,7 @@ func (x *PipeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipeSpec.ProtoReflect.Descriptor instead.
 func (*PipeSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PipeSpec) GetName() string {
@@ -2844,7 +2992,7 @@ type LogSpec struct {
 
 func (x *LogSpec) Reset() {
 	*x = LogSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +3004,7 @@ func (x *LogSpec) String() string {
 func (*LogSpec) ProtoMessage() {}
 
 func (x *LogSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[18]
+	mi := &file_piped_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +3017,7 @@ func (x *LogSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSpec.ProtoReflect.Descriptor instead.
 func (*LogSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogSpec) GetSize() uint64 {
@@ -2953,7 +3101,7 @@ type ProcessSpec struct {
 
 func (x *ProcessSpec) Reset() {
 	*x = ProcessSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3113,7 @@ func (x *ProcessSpec) String() string {
 func (*ProcessSpec) ProtoMessage() {}
 
 func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[19]
+	mi := &file_piped_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3126,7 @@ func (x *ProcessSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessSpec.ProtoReflect.Descriptor instead.
 func (*ProcessSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ProcessSpec) GetName() string {
@@ -3157,7 +3305,7 @@ type AfterExit struct {
 
 func (x *AfterExit) Reset() {
 	*x = AfterExit{}
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3169,7 +3317,7 @@ func (x *AfterExit) String() string {
 func (*AfterExit) ProtoMessage() {}
 
 func (x *AfterExit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[20]
+	mi := &file_piped_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3182,7 +3330,7 @@ func (x *AfterExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AfterExit.ProtoReflect.Descriptor instead.
 func (*AfterExit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AfterExit) GetMode() AfterExit_Mode {
@@ -3222,7 +3370,7 @@ type TerminalSpec struct {
 
 func (x *TerminalSpec) Reset() {
 	*x = TerminalSpec{}
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3234,7 +3382,7 @@ func (x *TerminalSpec) String() string {
 func (*TerminalSpec) ProtoMessage() {}
 
 func (x *TerminalSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[21]
+	mi := &file_piped_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3247,7 +3395,7 @@ func (x *TerminalSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSpec.ProtoReflect.Descriptor instead.
 func (*TerminalSpec) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TerminalSpec) GetSize() *TerminalSize {
@@ -3295,7 +3443,7 @@ type ResourceLimit struct {
 
 func (x *ResourceLimit) Reset() {
 	*x = ResourceLimit{}
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3455,7 @@ func (x *ResourceLimit) String() string {
 func (*ResourceLimit) ProtoMessage() {}
 
 func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[22]
+	mi := &file_piped_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3468,7 @@ func (x *ResourceLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceLimit.ProtoReflect.Descriptor instead.
 func (*ResourceLimit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResourceLimit) GetResource() string {
@@ -3366,7 +3514,7 @@ type Inherit struct {
 
 func (x *Inherit) Reset() {
 	*x = Inherit{}
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3526,7 @@ func (x *Inherit) String() string {
 func (*Inherit) ProtoMessage() {}
 
 func (x *Inherit) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[23]
+	mi := &file_piped_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3539,7 @@ func (x *Inherit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inherit.ProtoReflect.Descriptor instead.
 func (*Inherit) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Inherit) GetPipe() string {
@@ -3438,14 +3586,16 @@ type CreateSessionRequest struct {
 	// The process to start, if any.
 	Process *ProcessSpec `protobuf:"bytes,5,opt,name=process,proto3" json:"process,omitempty"`
 	// Limits of the session. Absent: none.
-	Resources     *Resources `protobuf:"bytes,12,opt,name=resources,proto3" json:"resources,omitempty"`
+	Resources *Resources `protobuf:"bytes,12,opt,name=resources,proto3" json:"resources,omitempty"`
+	// Binds the session to its creator. Absent: it outlives every client.
+	Lease         *SessionLease `protobuf:"bytes,6,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3457,7 +3607,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[24]
+	mi := &file_piped_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3470,7 +3620,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateSessionRequest) GetRequestId() string {
@@ -3515,18 +3665,28 @@ func (x *CreateSessionRequest) GetResources() *Resources {
 	return nil
 }
 
+func (x *CreateSessionRequest) GetLease() *SessionLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 // CreateSessionResponse returns the session.
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The session.
-	Session       *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	Session *Session `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// Proof of the lease, for RenewSession. Nobody else is told; a repeated request
+	// is told again. Empty without a lease.
+	LeaseToken    []byte `protobuf:"bytes,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3698,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[25]
+	mi := &file_piped_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,12 +3711,19 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateSessionResponse) GetSession() *Session {
 	if x != nil {
 		return x.Session
+	}
+	return nil
+}
+
+func (x *CreateSessionResponse) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
 	}
 	return nil
 }
@@ -3577,7 +3744,7 @@ type GetSessionRequest struct {
 
 func (x *GetSessionRequest) Reset() {
 	*x = GetSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3589,7 +3756,7 @@ func (x *GetSessionRequest) String() string {
 func (*GetSessionRequest) ProtoMessage() {}
 
 func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[26]
+	mi := &file_piped_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3602,7 +3769,7 @@ func (x *GetSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionRequest.ProtoReflect.Descriptor instead.
 func (*GetSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetSessionRequest) GetSession() string {
@@ -3637,7 +3804,7 @@ type GetSessionResponse struct {
 
 func (x *GetSessionResponse) Reset() {
 	*x = GetSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3649,7 +3816,7 @@ func (x *GetSessionResponse) String() string {
 func (*GetSessionResponse) ProtoMessage() {}
 
 func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[27]
+	mi := &file_piped_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3662,7 +3829,7 @@ func (x *GetSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSessionResponse.ProtoReflect.Descriptor instead.
 func (*GetSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetSessionResponse) GetSession() *Session {
@@ -3691,7 +3858,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3703,7 +3870,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[28]
+	mi := &file_piped_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3716,7 +3883,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSessionsRequest) GetPageSize() int32 {
@@ -3767,7 +3934,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3779,7 +3946,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[29]
+	mi := &file_piped_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3792,7 +3959,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -3836,7 +4003,7 @@ type WatchSessionsRequest struct {
 
 func (x *WatchSessionsRequest) Reset() {
 	*x = WatchSessionsRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3848,7 +4015,7 @@ func (x *WatchSessionsRequest) String() string {
 func (*WatchSessionsRequest) ProtoMessage() {}
 
 func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[30]
+	mi := &file_piped_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3861,7 +4028,7 @@ func (x *WatchSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchSessionsRequest) GetResumeToken() string {
@@ -3933,7 +4100,7 @@ type WatchSessionsResponse struct {
 
 func (x *WatchSessionsResponse) Reset() {
 	*x = WatchSessionsResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3945,7 +4112,7 @@ func (x *WatchSessionsResponse) String() string {
 func (*WatchSessionsResponse) ProtoMessage() {}
 
 func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[31]
+	mi := &file_piped_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3958,7 +4125,7 @@ func (x *WatchSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSessionsResponse.ProtoReflect.Descriptor instead.
 func (*WatchSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchSessionsResponse) GetResumeToken() string {
@@ -4052,7 +4219,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4231,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[32]
+	mi := &file_piped_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4244,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 // A SessionEvent is something that happened to a session.
@@ -4116,7 +4283,7 @@ type SessionEvent struct {
 
 func (x *SessionEvent) Reset() {
 	*x = SessionEvent{}
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4295,7 @@ func (x *SessionEvent) String() string {
 func (*SessionEvent) ProtoMessage() {}
 
 func (x *SessionEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[33]
+	mi := &file_piped_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4308,7 @@ func (x *SessionEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEvent.ProtoReflect.Descriptor instead.
 func (*SessionEvent) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SessionEvent) GetType() SessionEvent_Type {
@@ -4251,7 +4418,7 @@ type Unread struct {
 
 func (x *Unread) Reset() {
 	*x = Unread{}
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4263,7 +4430,7 @@ func (x *Unread) String() string {
 func (*Unread) ProtoMessage() {}
 
 func (x *Unread) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[34]
+	mi := &file_piped_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4276,7 +4443,7 @@ func (x *Unread) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unread.ProtoReflect.Descriptor instead.
 func (*Unread) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Unread) GetInputMessages() uint64 {
@@ -4313,7 +4480,7 @@ type DeleteSessionRequest struct {
 
 func (x *DeleteSessionRequest) Reset() {
 	*x = DeleteSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +4492,7 @@ func (x *DeleteSessionRequest) String() string {
 func (*DeleteSessionRequest) ProtoMessage() {}
 
 func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[35]
+	mi := &file_piped_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +4505,7 @@ func (x *DeleteSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteSessionRequest) GetSession() string {
@@ -4364,7 +4531,7 @@ type DeleteSessionResponse struct {
 
 func (x *DeleteSessionResponse) Reset() {
 	*x = DeleteSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4376,7 +4543,7 @@ func (x *DeleteSessionResponse) String() string {
 func (*DeleteSessionResponse) ProtoMessage() {}
 
 func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[36]
+	mi := &file_piped_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4389,7 +4556,7 @@ func (x *DeleteSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSessionResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 // CreatePipeRequest adds a pipe.
@@ -4407,7 +4574,7 @@ type CreatePipeRequest struct {
 
 func (x *CreatePipeRequest) Reset() {
 	*x = CreatePipeRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4419,7 +4586,7 @@ func (x *CreatePipeRequest) String() string {
 func (*CreatePipeRequest) ProtoMessage() {}
 
 func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[37]
+	mi := &file_piped_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4432,7 +4599,7 @@ func (x *CreatePipeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeRequest.ProtoReflect.Descriptor instead.
 func (*CreatePipeRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreatePipeRequest) GetRequestId() string {
@@ -4467,7 +4634,7 @@ type CreatePipeResponse struct {
 
 func (x *CreatePipeResponse) Reset() {
 	*x = CreatePipeResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4479,7 +4646,7 @@ func (x *CreatePipeResponse) String() string {
 func (*CreatePipeResponse) ProtoMessage() {}
 
 func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[38]
+	mi := &file_piped_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4492,7 +4659,7 @@ func (x *CreatePipeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePipeResponse.ProtoReflect.Descriptor instead.
 func (*CreatePipeResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreatePipeResponse) GetPipe() *Pipe {
@@ -4518,7 +4685,7 @@ type StartProcessRequest struct {
 
 func (x *StartProcessRequest) Reset() {
 	*x = StartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4530,7 +4697,7 @@ func (x *StartProcessRequest) String() string {
 func (*StartProcessRequest) ProtoMessage() {}
 
 func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[39]
+	mi := &file_piped_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4543,7 +4710,7 @@ func (x *StartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessRequest.ProtoReflect.Descriptor instead.
 func (*StartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *StartProcessRequest) GetRequestId() string {
@@ -4578,7 +4745,7 @@ type StartProcessResponse struct {
 
 func (x *StartProcessResponse) Reset() {
 	*x = StartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4590,7 +4757,7 @@ func (x *StartProcessResponse) String() string {
 func (*StartProcessResponse) ProtoMessage() {}
 
 func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[40]
+	mi := &file_piped_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4603,7 +4770,7 @@ func (x *StartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartProcessResponse.ProtoReflect.Descriptor instead.
 func (*StartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *StartProcessResponse) GetProcess() *Process {
@@ -4628,7 +4795,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +4807,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[41]
+	mi := &file_piped_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +4820,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SignalProcessRequest) GetSession() string {
@@ -4686,7 +4853,7 @@ type SignalProcessResponse struct {
 
 func (x *SignalProcessResponse) Reset() {
 	*x = SignalProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4698,7 +4865,7 @@ func (x *SignalProcessResponse) String() string {
 func (*SignalProcessResponse) ProtoMessage() {}
 
 func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[42]
+	mi := &file_piped_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4711,7 +4878,7 @@ func (x *SignalProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessResponse.ProtoReflect.Descriptor instead.
 func (*SignalProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 // ResizeTerminalRequest names a terminal and its new size.
@@ -4731,7 +4898,7 @@ type ResizeTerminalRequest struct {
 
 func (x *ResizeTerminalRequest) Reset() {
 	*x = ResizeTerminalRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[43]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4743,7 +4910,7 @@ func (x *ResizeTerminalRequest) String() string {
 func (*ResizeTerminalRequest) ProtoMessage() {}
 
 func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[43]
+	mi := &file_piped_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4756,7 +4923,7 @@ func (x *ResizeTerminalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalRequest.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResizeTerminalRequest) GetSession() string {
@@ -4796,7 +4963,7 @@ type ResizeTerminalResponse struct {
 
 func (x *ResizeTerminalResponse) Reset() {
 	*x = ResizeTerminalResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[44]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4808,7 +4975,7 @@ func (x *ResizeTerminalResponse) String() string {
 func (*ResizeTerminalResponse) ProtoMessage() {}
 
 func (x *ResizeTerminalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[44]
+	mi := &file_piped_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4821,7 +4988,7 @@ func (x *ResizeTerminalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeTerminalResponse.ProtoReflect.Descriptor instead.
 func (*ResizeTerminalResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 // WaitProcessRequest waits for an exit.
@@ -4842,7 +5009,7 @@ type WaitProcessRequest struct {
 
 func (x *WaitProcessRequest) Reset() {
 	*x = WaitProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[45]
+	mi := &file_piped_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4854,7 +5021,7 @@ func (x *WaitProcessRequest) String() string {
 func (*WaitProcessRequest) ProtoMessage() {}
 
 func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[45]
+	mi := &file_piped_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4867,7 +5034,7 @@ func (x *WaitProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessRequest.ProtoReflect.Descriptor instead.
 func (*WaitProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WaitProcessRequest) GetSession() string {
@@ -4909,7 +5076,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[46]
+	mi := &file_piped_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4921,7 +5088,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[46]
+	mi := &file_piped_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4934,7 +5101,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WaitProcessResponse) GetProcess() *Process {
@@ -4962,7 +5129,7 @@ type StopProcessRequest struct {
 
 func (x *StopProcessRequest) Reset() {
 	*x = StopProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[47]
+	mi := &file_piped_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4974,7 +5141,7 @@ func (x *StopProcessRequest) String() string {
 func (*StopProcessRequest) ProtoMessage() {}
 
 func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[47]
+	mi := &file_piped_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4987,7 +5154,7 @@ func (x *StopProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessRequest.ProtoReflect.Descriptor instead.
 func (*StopProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *StopProcessRequest) GetSession() string {
@@ -5029,7 +5196,7 @@ type StopProcessResponse struct {
 
 func (x *StopProcessResponse) Reset() {
 	*x = StopProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[48]
+	mi := &file_piped_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5041,7 +5208,7 @@ func (x *StopProcessResponse) String() string {
 func (*StopProcessResponse) ProtoMessage() {}
 
 func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[48]
+	mi := &file_piped_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5054,7 +5221,7 @@ func (x *StopProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopProcessResponse.ProtoReflect.Descriptor instead.
 func (*StopProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{48}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *StopProcessResponse) GetProcess() *Process {
@@ -5083,7 +5250,7 @@ type RestartProcessRequest struct {
 
 func (x *RestartProcessRequest) Reset() {
 	*x = RestartProcessRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[49]
+	mi := &file_piped_v1_session_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5095,7 +5262,7 @@ func (x *RestartProcessRequest) String() string {
 func (*RestartProcessRequest) ProtoMessage() {}
 
 func (x *RestartProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[49]
+	mi := &file_piped_v1_session_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5108,7 +5275,7 @@ func (x *RestartProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartProcessRequest.ProtoReflect.Descriptor instead.
 func (*RestartProcessRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{49}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RestartProcessRequest) GetRequestId() string {
@@ -5150,7 +5317,7 @@ type RestartProcessResponse struct {
 
 func (x *RestartProcessResponse) Reset() {
 	*x = RestartProcessResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[50]
+	mi := &file_piped_v1_session_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5162,7 +5329,7 @@ func (x *RestartProcessResponse) String() string {
 func (*RestartProcessResponse) ProtoMessage() {}
 
 func (x *RestartProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[50]
+	mi := &file_piped_v1_session_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5175,7 +5342,7 @@ func (x *RestartProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartProcessResponse.ProtoReflect.Descriptor instead.
 func (*RestartProcessResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{50}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RestartProcessResponse) GetProcess() *Process {
@@ -5202,7 +5369,7 @@ type StopSessionRequest struct {
 
 func (x *StopSessionRequest) Reset() {
 	*x = StopSessionRequest{}
-	mi := &file_piped_v1_session_proto_msgTypes[51]
+	mi := &file_piped_v1_session_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5214,7 +5381,7 @@ func (x *StopSessionRequest) String() string {
 func (*StopSessionRequest) ProtoMessage() {}
 
 func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[51]
+	mi := &file_piped_v1_session_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5227,7 +5394,7 @@ func (x *StopSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionRequest.ProtoReflect.Descriptor instead.
 func (*StopSessionRequest) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{51}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StopSessionRequest) GetSession() string {
@@ -5269,7 +5436,7 @@ type StopSessionResponse struct {
 
 func (x *StopSessionResponse) Reset() {
 	*x = StopSessionResponse{}
-	mi := &file_piped_v1_session_proto_msgTypes[52]
+	mi := &file_piped_v1_session_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5281,7 +5448,7 @@ func (x *StopSessionResponse) String() string {
 func (*StopSessionResponse) ProtoMessage() {}
 
 func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_piped_v1_session_proto_msgTypes[52]
+	mi := &file_piped_v1_session_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5294,7 +5461,7 @@ func (x *StopSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopSessionResponse.ProtoReflect.Descriptor instead.
 func (*StopSessionResponse) Descriptor() ([]byte, []int) {
-	return file_piped_v1_session_proto_rawDescGZIP(), []int{52}
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *StopSessionResponse) GetProcesses() []*Process {
@@ -5304,11 +5471,132 @@ func (x *StopSessionResponse) GetProcesses() []*Process {
 	return nil
 }
 
+// RenewSessionRequest renews, or gives up, the lease of a session.
+type RenewSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or uid of the session.
+	Session string `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"`
+	// CreateSessionResponse.lease_token.
+	LeaseToken []byte `protobuf:"bytes,2,opt,name=lease_token,json=leaseToken,proto3" json:"lease_token,omitempty"`
+	// How long it lasts from now on and from each renewal. Absent or zero: as long as
+	// before. At most Limits.max_lease_duration.
+	Duration *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Give it up: the session is bound to nobody any more, and nothing is stopped. May
+	// be repeated.
+	Release       bool `protobuf:"varint,4,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewSessionRequest) Reset() {
+	*x = RenewSessionRequest{}
+	mi := &file_piped_v1_session_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewSessionRequest) ProtoMessage() {}
+
+func (x *RenewSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewSessionRequest.ProtoReflect.Descriptor instead.
+func (*RenewSessionRequest) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *RenewSessionRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *RenewSessionRequest) GetLeaseToken() []byte {
+	if x != nil {
+		return x.LeaseToken
+	}
+	return nil
+}
+
+func (x *RenewSessionRequest) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *RenewSessionRequest) GetRelease() bool {
+	if x != nil {
+		return x.Release
+	}
+	return false
+}
+
+// RenewSessionResponse returns the lease.
+type RenewSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lease; absent when it was given up.
+	Lease         *SessionLease `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewSessionResponse) Reset() {
+	*x = RenewSessionResponse{}
+	mi := &file_piped_v1_session_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewSessionResponse) ProtoMessage() {}
+
+func (x *RenewSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_piped_v1_session_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewSessionResponse.ProtoReflect.Descriptor instead.
+func (*RenewSessionResponse) Descriptor() ([]byte, []int) {
+	return file_piped_v1_session_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *RenewSessionResponse) GetLease() *SessionLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
 var File_piped_v1_session_proto protoreflect.FileDescriptor
 
 const file_piped_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x16piped/v1/session.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17piped/v1/delivery.proto\x1a\x16piped/v1/framing.proto\"\xfc\x04\n" +
+	"\x16piped/v1/session.proto\x12\bpiped.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17piped/v1/delivery.proto\x1a\x16piped/v1/framing.proto\"\xaa\x05\n" +
 	"\aSession\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x125\n" +
@@ -5322,14 +5610,24 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x05pipes\x18\b \x03(\v2\x0e.piped.v1.PipeR\x05pipes\x12/\n" +
 	"\tprocesses\x18\t \x03(\v2\x11.piped.v1.ProcessR\tprocesses\x121\n" +
 	"\tresources\x18\f \x01(\v2\x13.piped.v1.ResourcesR\tresources\x12,\n" +
-	"\x05usage\x18\r \x01(\v2\x16.piped.v1.SessionUsageR\x05usage\x1a9\n" +
+	"\x05usage\x18\r \x01(\v2\x16.piped.v1.SessionUsageR\x05usage\x12,\n" +
+	"\x05lease\x18\x0e \x01(\v2\x16.piped.v1.SessionLeaseR\x05lease\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"A\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_ACTIVE\x10\x01\x12\x0f\n" +
-	"\vSTATE_ENDED\x10\x02\"\xdc\x03\n" +
+	"\vSTATE_ENDED\x10\x02\"\xa3\x02\n" +
+	"\fSessionLease\x125\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\x125\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1d.piped.v1.SessionLease.ActionR\x06action\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x125\n" +
+	"\bend_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"1\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vACTION_STOP\x10\x01\"\xdc\x03\n" +
 	"\x04Pipe\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.piped.v1.Pipe.KindR\x04kind\x120\n" +
@@ -5510,7 +5808,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04sent\x18\x03 \x01(\bR\x04sent\x12!\n" +
 	"\x04last\x18\x04 \x01(\v2\r.piped.v1.EndR\x04last\x12\x1e\n" +
 	"\ball_read\x18\x05 \x01(\bH\x00R\aallRead\x88\x01\x01B\v\n" +
-	"\t_all_read\"\x83\x04\n" +
+	"\t_all_read\"\x9a\x04\n" +
 	"\x04Exit\x12\x14\n" +
 	"\x04code\x18\x01 \x01(\x05H\x00R\x04code\x12\x18\n" +
 	"\x06signal\x18\x02 \x01(\tH\x00R\x06signal\x12\x1a\n" +
@@ -5521,7 +5819,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\texit_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bexitTime\x12,\n" +
 	"\x05usage\x18\x14 \x01(\v2\x16.piped.v1.ProcessUsageR\x05usage\x12*\n" +
 	"\x05cause\x18\a \x01(\x0e2\x14.piped.v1.Exit.CauseR\x05cause\x12\x10\n" +
-	"\x03oom\x18\b \x01(\bR\x03oom\"\xb9\x01\n" +
+	"\x03oom\x18\b \x01(\bR\x03oom\"\xd0\x01\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tCAUSE_OWN\x10\x01\x12\x1a\n" +
@@ -5531,7 +5829,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\rCAUSE_DELETED\x10\x05\x12\x11\n" +
 	"\rCAUSE_UNKNOWN\x10\x06\x12\r\n" +
 	"\tCAUSE_OOM\x10\a\x12\x13\n" +
-	"\x0fCAUSE_RESTARTED\x10\tB\b\n" +
+	"\x0fCAUSE_RESTARTED\x10\t\x12\x15\n" +
+	"\x11CAUSE_LEASE_ENDED\x10\bB\b\n" +
 	"\x06status\"\xae\x01\n" +
 	"\fProcessUsage\x126\n" +
 	"\tuser_time\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\buserTime\x12:\n" +
@@ -5608,7 +5907,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x04pipe\x18\x01 \x01(\tR\x04pipe\x12\x10\n" +
 	"\x03end\x18\x02 \x01(\rR\x03end\x12\x0e\n" +
 	"\x02fd\x18\x03 \x01(\x05R\x02fd\x12\x1b\n" +
-	"\thand_over\x18\x04 \x01(\bR\bhandOver\"\xd6\x02\n" +
+	"\thand_over\x18\x04 \x01(\bR\bhandOver\"\x84\x03\n" +
 	"\x14CreateSessionRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
@@ -5616,12 +5915,15 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x06labels\x18\x03 \x03(\v2*.piped.v1.CreateSessionRequest.LabelsEntryR\x06labels\x12(\n" +
 	"\x05pipes\x18\x04 \x03(\v2\x12.piped.v1.PipeSpecR\x05pipes\x12/\n" +
 	"\aprocess\x18\x05 \x01(\v2\x15.piped.v1.ProcessSpecR\aprocess\x121\n" +
-	"\tresources\x18\f \x01(\v2\x13.piped.v1.ResourcesR\tresources\x1a9\n" +
+	"\tresources\x18\f \x01(\v2\x13.piped.v1.ResourcesR\tresources\x12,\n" +
+	"\x05lease\x18\x06 \x01(\v2\x16.piped.v1.SessionLeaseR\x05lease\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"D\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
 	"\x15CreateSessionResponse\x12+\n" +
-	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\"]\n" +
+	"\asession\x18\x01 \x01(\v2\x11.piped.v1.SessionR\asession\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\fR\n" +
+	"leaseToken\"]\n" +
 	"\x11GetSessionRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\x12\x18\n" +
 	"\aholders\x18\x02 \x01(\bR\aholders\x12\x14\n" +
@@ -5662,7 +5964,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\theartbeat\x18\x05 \x01(\v2\x13.piped.v1.HeartbeatH\x00R\theartbeatB\n" +
 	"\n" +
 	"\bresponse\"\r\n" +
-	"\vSnapshotEnd\"\x82\a\n" +
+	"\vSnapshotEnd\"\xa0\a\n" +
 	"\fSessionEvent\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.piped.v1.SessionEvent.TypeR\x04type\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -5680,7 +5982,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x06unread\x18\r \x01(\v2\x10.piped.v1.UnreadR\x06unread\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x86\x03\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14TYPE_SESSION_CREATED\x10\x01\x12\x16\n" +
@@ -5696,7 +5998,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x12\x1b\n" +
 	"\x17TYPE_PROCESS_RESTARTING\x10\v\x12\x18\n" +
 	"\x14TYPE_PROCESS_GAVE_UP\x10\f\x12\x1c\n" +
-	"\x18TYPE_INCARNATION_DROPPED\x10\r\"{\n" +
+	"\x18TYPE_INCARNATION_DROPPED\x10\r\x12\x1c\n" +
+	"\x18TYPE_SESSION_LEASE_ENDED\x10\x0e\"{\n" +
 	"\x06Unread\x12%\n" +
 	"\x0einput_messages\x18\x01 \x01(\x04R\rinputMessages\x12'\n" +
 	"\x0foutput_messages\x18\x02 \x01(\x04R\x0eoutputMessages\x12!\n" +
@@ -5764,7 +6067,15 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"term_grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\ttermGrace\x12,\n" +
 	"\x06policy\x18\x04 \x01(\v2\x14.piped.v1.StopPolicyR\x06policy\"F\n" +
 	"\x13StopSessionResponse\x12/\n" +
-	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses*W\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x11.piped.v1.ProcessR\tprocesses\"\xa1\x01\n" +
+	"\x13RenewSessionRequest\x12\x18\n" +
+	"\asession\x18\x01 \x01(\tR\asession\x12\x1f\n" +
+	"\vlease_token\x18\x02 \x01(\fR\n" +
+	"leaseToken\x125\n" +
+	"\bduration\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
+	"\arelease\x18\x04 \x01(\bR\arelease\"D\n" +
+	"\x14RenewSessionResponse\x12,\n" +
+	"\x05lease\x18\x01 \x01(\v2\x16.piped.v1.SessionLeaseR\x05lease*W\n" +
 	"\bTreeKill\x12\x19\n" +
 	"\x15TREE_KILL_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15TREE_KILL_BEST_EFFORT\x10\x01\x12\x15\n" +
@@ -5779,7 +6090,7 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x0fSTDIO_MODE_PIPE\x10\x01\x12\x13\n" +
 	"\x0fSTDIO_MODE_NULL\x10\x02\x12\x15\n" +
 	"\x11STDIO_MODE_MERGED\x10\x03\x12\x12\n" +
-	"\x0eSTDIO_MODE_TTY\x10\x042\x98\b\n" +
+	"\x0eSTDIO_MODE_TTY\x10\x042\xe7\b\n" +
 	"\x0eSessionService\x12P\n" +
 	"\rCreateSession\x12\x1e.piped.v1.CreateSessionRequest\x1a\x1f.piped.v1.CreateSessionResponse\x12G\n" +
 	"\n" +
@@ -5795,7 +6106,8 @@ const file_piped_v1_session_proto_rawDesc = "" +
 	"\x0eResizeTerminal\x12\x1f.piped.v1.ResizeTerminalRequest\x1a .piped.v1.ResizeTerminalResponse\x12J\n" +
 	"\vStopProcess\x12\x1c.piped.v1.StopProcessRequest\x1a\x1d.piped.v1.StopProcessResponse\x12J\n" +
 	"\vStopSession\x12\x1c.piped.v1.StopSessionRequest\x1a\x1d.piped.v1.StopSessionResponse\x12S\n" +
-	"\x0eRestartProcess\x12\x1f.piped.v1.RestartProcessRequest\x1a .piped.v1.RestartProcessResponseB\x8e\x01\n" +
+	"\x0eRestartProcess\x12\x1f.piped.v1.RestartProcessRequest\x1a .piped.v1.RestartProcessResponse\x12M\n" +
+	"\fRenewSession\x12\x1d.piped.v1.RenewSessionRequest\x1a\x1e.piped.v1.RenewSessionResponseB\x8e\x01\n" +
 	"\fcom.piped.v1B\fSessionProtoP\x01Z/github.com/piped-dev/piped/gen/piped/v1;pipedv1\xa2\x02\x03PXX\xaa\x02\bPiped.V1\xca\x02\bPiped\\V1\xe2\x02\x14Piped\\V1\\GPBMetadata\xea\x02\tPiped::V1b\x06proto3"
 
 var (
@@ -5810,233 +6122,247 @@ func file_piped_v1_session_proto_rawDescGZIP() []byte {
 	return file_piped_v1_session_proto_rawDescData
 }
 
-var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 14)
-var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_piped_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 15)
+var file_piped_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_piped_v1_session_proto_goTypes = []any{
 	(TreeKill)(0),                  // 0: piped.v1.TreeKill
 	(EnvironmentBase)(0),           // 1: piped.v1.EnvironmentBase
 	(StdioMode)(0),                 // 2: piped.v1.StdioMode
 	(Session_State)(0),             // 3: piped.v1.Session.State
-	(Pipe_Kind)(0),                 // 4: piped.v1.Pipe.Kind
-	(Endpoint_State)(0),            // 5: piped.v1.Endpoint.State
-	(Process_State)(0),             // 6: piped.v1.Process.State
-	(RestartPolicy_Mode)(0),        // 7: piped.v1.RestartPolicy.Mode
-	(Stopping_Step)(0),             // 8: piped.v1.Stopping.Step
-	(StopPolicy_Scope)(0),          // 9: piped.v1.StopPolicy.Scope
-	(Exit_Cause)(0),                // 10: piped.v1.Exit.Cause
-	(LogSpec_Overflow)(0),          // 11: piped.v1.LogSpec.Overflow
-	(AfterExit_Mode)(0),            // 12: piped.v1.AfterExit.Mode
-	(SessionEvent_Type)(0),         // 13: piped.v1.SessionEvent.Type
-	(*Session)(nil),                // 14: piped.v1.Session
-	(*Pipe)(nil),                   // 15: piped.v1.Pipe
-	(*Terminal)(nil),               // 16: piped.v1.Terminal
-	(*TerminalSize)(nil),           // 17: piped.v1.TerminalSize
-	(*EndpointRef)(nil),            // 18: piped.v1.EndpointRef
-	(*Endpoint)(nil),               // 19: piped.v1.Endpoint
-	(*Flow)(nil),                   // 20: piped.v1.Flow
-	(*Holder)(nil),                 // 21: piped.v1.Holder
-	(*Process)(nil),                // 22: piped.v1.Process
-	(*RestartPolicy)(nil),          // 23: piped.v1.RestartPolicy
-	(*Resources)(nil),              // 24: piped.v1.Resources
-	(*SessionUsage)(nil),           // 25: piped.v1.SessionUsage
-	(*Stopping)(nil),               // 26: piped.v1.Stopping
-	(*StopPolicy)(nil),             // 27: piped.v1.StopPolicy
-	(*Final)(nil),                  // 28: piped.v1.Final
-	(*Exit)(nil),                   // 29: piped.v1.Exit
-	(*ProcessUsage)(nil),           // 30: piped.v1.ProcessUsage
-	(*PipeSpec)(nil),               // 31: piped.v1.PipeSpec
-	(*LogSpec)(nil),                // 32: piped.v1.LogSpec
-	(*ProcessSpec)(nil),            // 33: piped.v1.ProcessSpec
-	(*AfterExit)(nil),              // 34: piped.v1.AfterExit
-	(*TerminalSpec)(nil),           // 35: piped.v1.TerminalSpec
-	(*ResourceLimit)(nil),          // 36: piped.v1.ResourceLimit
-	(*Inherit)(nil),                // 37: piped.v1.Inherit
-	(*CreateSessionRequest)(nil),   // 38: piped.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil),  // 39: piped.v1.CreateSessionResponse
-	(*GetSessionRequest)(nil),      // 40: piped.v1.GetSessionRequest
-	(*GetSessionResponse)(nil),     // 41: piped.v1.GetSessionResponse
-	(*ListSessionsRequest)(nil),    // 42: piped.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),   // 43: piped.v1.ListSessionsResponse
-	(*WatchSessionsRequest)(nil),   // 44: piped.v1.WatchSessionsRequest
-	(*WatchSessionsResponse)(nil),  // 45: piped.v1.WatchSessionsResponse
-	(*SnapshotEnd)(nil),            // 46: piped.v1.SnapshotEnd
-	(*SessionEvent)(nil),           // 47: piped.v1.SessionEvent
-	(*Unread)(nil),                 // 48: piped.v1.Unread
-	(*DeleteSessionRequest)(nil),   // 49: piped.v1.DeleteSessionRequest
-	(*DeleteSessionResponse)(nil),  // 50: piped.v1.DeleteSessionResponse
-	(*CreatePipeRequest)(nil),      // 51: piped.v1.CreatePipeRequest
-	(*CreatePipeResponse)(nil),     // 52: piped.v1.CreatePipeResponse
-	(*StartProcessRequest)(nil),    // 53: piped.v1.StartProcessRequest
-	(*StartProcessResponse)(nil),   // 54: piped.v1.StartProcessResponse
-	(*SignalProcessRequest)(nil),   // 55: piped.v1.SignalProcessRequest
-	(*SignalProcessResponse)(nil),  // 56: piped.v1.SignalProcessResponse
-	(*ResizeTerminalRequest)(nil),  // 57: piped.v1.ResizeTerminalRequest
-	(*ResizeTerminalResponse)(nil), // 58: piped.v1.ResizeTerminalResponse
-	(*WaitProcessRequest)(nil),     // 59: piped.v1.WaitProcessRequest
-	(*WaitProcessResponse)(nil),    // 60: piped.v1.WaitProcessResponse
-	(*StopProcessRequest)(nil),     // 61: piped.v1.StopProcessRequest
-	(*StopProcessResponse)(nil),    // 62: piped.v1.StopProcessResponse
-	(*RestartProcessRequest)(nil),  // 63: piped.v1.RestartProcessRequest
-	(*RestartProcessResponse)(nil), // 64: piped.v1.RestartProcessResponse
-	(*StopSessionRequest)(nil),     // 65: piped.v1.StopSessionRequest
-	(*StopSessionResponse)(nil),    // 66: piped.v1.StopSessionResponse
-	nil,                            // 67: piped.v1.Session.LabelsEntry
-	nil,                            // 68: piped.v1.CreateSessionRequest.LabelsEntry
-	nil,                            // 69: piped.v1.ListSessionsRequest.LabelsEntry
-	nil,                            // 70: piped.v1.WatchSessionsRequest.LabelsEntry
-	nil,                            // 71: piped.v1.SessionEvent.LabelsEntry
-	(*timestamppb.Timestamp)(nil),  // 72: google.protobuf.Timestamp
-	(*Framing)(nil),                // 73: piped.v1.Framing
-	(*End)(nil),                    // 74: piped.v1.End
-	(*Lease)(nil),                  // 75: piped.v1.Lease
-	(*durationpb.Duration)(nil),    // 76: google.protobuf.Duration
-	(*Heartbeat)(nil),              // 77: piped.v1.Heartbeat
+	(SessionLease_Action)(0),       // 4: piped.v1.SessionLease.Action
+	(Pipe_Kind)(0),                 // 5: piped.v1.Pipe.Kind
+	(Endpoint_State)(0),            // 6: piped.v1.Endpoint.State
+	(Process_State)(0),             // 7: piped.v1.Process.State
+	(RestartPolicy_Mode)(0),        // 8: piped.v1.RestartPolicy.Mode
+	(Stopping_Step)(0),             // 9: piped.v1.Stopping.Step
+	(StopPolicy_Scope)(0),          // 10: piped.v1.StopPolicy.Scope
+	(Exit_Cause)(0),                // 11: piped.v1.Exit.Cause
+	(LogSpec_Overflow)(0),          // 12: piped.v1.LogSpec.Overflow
+	(AfterExit_Mode)(0),            // 13: piped.v1.AfterExit.Mode
+	(SessionEvent_Type)(0),         // 14: piped.v1.SessionEvent.Type
+	(*Session)(nil),                // 15: piped.v1.Session
+	(*SessionLease)(nil),           // 16: piped.v1.SessionLease
+	(*Pipe)(nil),                   // 17: piped.v1.Pipe
+	(*Terminal)(nil),               // 18: piped.v1.Terminal
+	(*TerminalSize)(nil),           // 19: piped.v1.TerminalSize
+	(*EndpointRef)(nil),            // 20: piped.v1.EndpointRef
+	(*Endpoint)(nil),               // 21: piped.v1.Endpoint
+	(*Flow)(nil),                   // 22: piped.v1.Flow
+	(*Holder)(nil),                 // 23: piped.v1.Holder
+	(*Process)(nil),                // 24: piped.v1.Process
+	(*RestartPolicy)(nil),          // 25: piped.v1.RestartPolicy
+	(*Resources)(nil),              // 26: piped.v1.Resources
+	(*SessionUsage)(nil),           // 27: piped.v1.SessionUsage
+	(*Stopping)(nil),               // 28: piped.v1.Stopping
+	(*StopPolicy)(nil),             // 29: piped.v1.StopPolicy
+	(*Final)(nil),                  // 30: piped.v1.Final
+	(*Exit)(nil),                   // 31: piped.v1.Exit
+	(*ProcessUsage)(nil),           // 32: piped.v1.ProcessUsage
+	(*PipeSpec)(nil),               // 33: piped.v1.PipeSpec
+	(*LogSpec)(nil),                // 34: piped.v1.LogSpec
+	(*ProcessSpec)(nil),            // 35: piped.v1.ProcessSpec
+	(*AfterExit)(nil),              // 36: piped.v1.AfterExit
+	(*TerminalSpec)(nil),           // 37: piped.v1.TerminalSpec
+	(*ResourceLimit)(nil),          // 38: piped.v1.ResourceLimit
+	(*Inherit)(nil),                // 39: piped.v1.Inherit
+	(*CreateSessionRequest)(nil),   // 40: piped.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),  // 41: piped.v1.CreateSessionResponse
+	(*GetSessionRequest)(nil),      // 42: piped.v1.GetSessionRequest
+	(*GetSessionResponse)(nil),     // 43: piped.v1.GetSessionResponse
+	(*ListSessionsRequest)(nil),    // 44: piped.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),   // 45: piped.v1.ListSessionsResponse
+	(*WatchSessionsRequest)(nil),   // 46: piped.v1.WatchSessionsRequest
+	(*WatchSessionsResponse)(nil),  // 47: piped.v1.WatchSessionsResponse
+	(*SnapshotEnd)(nil),            // 48: piped.v1.SnapshotEnd
+	(*SessionEvent)(nil),           // 49: piped.v1.SessionEvent
+	(*Unread)(nil),                 // 50: piped.v1.Unread
+	(*DeleteSessionRequest)(nil),   // 51: piped.v1.DeleteSessionRequest
+	(*DeleteSessionResponse)(nil),  // 52: piped.v1.DeleteSessionResponse
+	(*CreatePipeRequest)(nil),      // 53: piped.v1.CreatePipeRequest
+	(*CreatePipeResponse)(nil),     // 54: piped.v1.CreatePipeResponse
+	(*StartProcessRequest)(nil),    // 55: piped.v1.StartProcessRequest
+	(*StartProcessResponse)(nil),   // 56: piped.v1.StartProcessResponse
+	(*SignalProcessRequest)(nil),   // 57: piped.v1.SignalProcessRequest
+	(*SignalProcessResponse)(nil),  // 58: piped.v1.SignalProcessResponse
+	(*ResizeTerminalRequest)(nil),  // 59: piped.v1.ResizeTerminalRequest
+	(*ResizeTerminalResponse)(nil), // 60: piped.v1.ResizeTerminalResponse
+	(*WaitProcessRequest)(nil),     // 61: piped.v1.WaitProcessRequest
+	(*WaitProcessResponse)(nil),    // 62: piped.v1.WaitProcessResponse
+	(*StopProcessRequest)(nil),     // 63: piped.v1.StopProcessRequest
+	(*StopProcessResponse)(nil),    // 64: piped.v1.StopProcessResponse
+	(*RestartProcessRequest)(nil),  // 65: piped.v1.RestartProcessRequest
+	(*RestartProcessResponse)(nil), // 66: piped.v1.RestartProcessResponse
+	(*StopSessionRequest)(nil),     // 67: piped.v1.StopSessionRequest
+	(*StopSessionResponse)(nil),    // 68: piped.v1.StopSessionResponse
+	(*RenewSessionRequest)(nil),    // 69: piped.v1.RenewSessionRequest
+	(*RenewSessionResponse)(nil),   // 70: piped.v1.RenewSessionResponse
+	nil,                            // 71: piped.v1.Session.LabelsEntry
+	nil,                            // 72: piped.v1.CreateSessionRequest.LabelsEntry
+	nil,                            // 73: piped.v1.ListSessionsRequest.LabelsEntry
+	nil,                            // 74: piped.v1.WatchSessionsRequest.LabelsEntry
+	nil,                            // 75: piped.v1.SessionEvent.LabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 76: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 77: google.protobuf.Duration
+	(*Framing)(nil),                // 78: piped.v1.Framing
+	(*End)(nil),                    // 79: piped.v1.End
+	(*Lease)(nil),                  // 80: piped.v1.Lease
+	(*Heartbeat)(nil),              // 81: piped.v1.Heartbeat
 }
 var file_piped_v1_session_proto_depIdxs = []int32{
-	67,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
+	71,  // 0: piped.v1.Session.labels:type_name -> piped.v1.Session.LabelsEntry
 	3,   // 1: piped.v1.Session.state:type_name -> piped.v1.Session.State
-	72,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
-	72,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
-	72,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
-	15,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
-	22,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
-	24,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
-	25,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
-	4,   // 9: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
-	73,  // 10: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
-	73,  // 11: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
-	19,  // 12: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
-	16,  // 13: piped.v1.Pipe.terminal:type_name -> piped.v1.Terminal
-	15,  // 14: piped.v1.Pipe.former:type_name -> piped.v1.Pipe
-	17,  // 15: piped.v1.Terminal.size:type_name -> piped.v1.TerminalSize
-	5,   // 16: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
-	20,  // 17: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
-	20,  // 18: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
-	21,  // 19: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
-	72,  // 20: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
-	74,  // 21: piped.v1.Flow.end:type_name -> piped.v1.End
-	75,  // 22: piped.v1.Flow.lease:type_name -> piped.v1.Lease
-	72,  // 23: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
-	6,   // 24: piped.v1.Process.state:type_name -> piped.v1.Process.State
-	72,  // 25: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
-	29,  // 26: piped.v1.Process.exit:type_name -> piped.v1.Exit
-	37,  // 27: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
-	28,  // 28: piped.v1.Process.finals:type_name -> piped.v1.Final
-	26,  // 29: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
-	0,   // 30: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
-	72,  // 31: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
-	72,  // 32: piped.v1.Process.next_start_time:type_name -> google.protobuf.Timestamp
-	22,  // 33: piped.v1.Process.former:type_name -> piped.v1.Process
-	7,   // 34: piped.v1.RestartPolicy.mode:type_name -> piped.v1.RestartPolicy.Mode
-	76,  // 35: piped.v1.RestartPolicy.initial_backoff:type_name -> google.protobuf.Duration
-	76,  // 36: piped.v1.RestartPolicy.max_backoff:type_name -> google.protobuf.Duration
-	76,  // 37: piped.v1.RestartPolicy.healthy_after:type_name -> google.protobuf.Duration
-	76,  // 38: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
-	76,  // 39: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
-	8,   // 40: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
-	72,  // 41: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
-	72,  // 42: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
-	10,  // 43: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
-	76,  // 44: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
-	76,  // 45: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
-	9,   // 46: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
-	74,  // 47: piped.v1.Final.last:type_name -> piped.v1.End
-	72,  // 48: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
-	30,  // 49: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
-	10,  // 50: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
-	76,  // 51: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
-	76,  // 52: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
-	4,   // 53: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
-	73,  // 54: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
-	73,  // 55: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
-	32,  // 56: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
-	11,  // 57: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
-	1,   // 58: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
-	2,   // 59: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
-	2,   // 60: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
-	2,   // 61: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
-	31,  // 62: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
-	31,  // 63: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
-	37,  // 64: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
-	27,  // 65: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
-	76,  // 66: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
-	36,  // 67: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
-	34,  // 68: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
-	35,  // 69: piped.v1.ProcessSpec.terminal:type_name -> piped.v1.TerminalSpec
-	23,  // 70: piped.v1.ProcessSpec.restart:type_name -> piped.v1.RestartPolicy
-	12,  // 71: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
-	76,  // 72: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
-	17,  // 73: piped.v1.TerminalSpec.size:type_name -> piped.v1.TerminalSize
-	68,  // 74: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
-	31,  // 75: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
-	33,  // 76: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
-	24,  // 77: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
-	14,  // 78: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
-	14,  // 79: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
-	3,   // 80: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
-	69,  // 81: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
-	14,  // 82: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
-	70,  // 83: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
-	76,  // 84: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
-	3,   // 85: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
-	14,  // 86: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
-	46,  // 87: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
-	47,  // 88: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
-	77,  // 89: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
-	13,  // 90: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
-	72,  // 91: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
-	71,  // 92: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
-	22,  // 93: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
-	28,  // 94: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
-	75,  // 95: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
-	48,  // 96: piped.v1.SessionEvent.unread:type_name -> piped.v1.Unread
-	31,  // 97: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
-	15,  // 98: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
-	33,  // 99: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
-	22,  // 100: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
-	17,  // 101: piped.v1.ResizeTerminalRequest.size:type_name -> piped.v1.TerminalSize
-	76,  // 102: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
-	22,  // 103: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
-	27,  // 104: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	76,  // 105: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
-	22,  // 106: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
-	27,  // 107: piped.v1.RestartProcessRequest.policy:type_name -> piped.v1.StopPolicy
-	22,  // 108: piped.v1.RestartProcessResponse.process:type_name -> piped.v1.Process
-	76,  // 109: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
-	76,  // 110: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
-	27,  // 111: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
-	22,  // 112: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
-	38,  // 113: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
-	40,  // 114: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
-	42,  // 115: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
-	44,  // 116: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
-	49,  // 117: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
-	51,  // 118: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
-	53,  // 119: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
-	55,  // 120: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
-	59,  // 121: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
-	57,  // 122: piped.v1.SessionService.ResizeTerminal:input_type -> piped.v1.ResizeTerminalRequest
-	61,  // 123: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
-	65,  // 124: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
-	63,  // 125: piped.v1.SessionService.RestartProcess:input_type -> piped.v1.RestartProcessRequest
-	39,  // 126: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
-	41,  // 127: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
-	43,  // 128: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
-	45,  // 129: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
-	50,  // 130: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
-	52,  // 131: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
-	54,  // 132: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
-	56,  // 133: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
-	60,  // 134: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
-	58,  // 135: piped.v1.SessionService.ResizeTerminal:output_type -> piped.v1.ResizeTerminalResponse
-	62,  // 136: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
-	66,  // 137: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
-	64,  // 138: piped.v1.SessionService.RestartProcess:output_type -> piped.v1.RestartProcessResponse
-	126, // [126:139] is the sub-list for method output_type
-	113, // [113:126] is the sub-list for method input_type
-	113, // [113:113] is the sub-list for extension type_name
-	113, // [113:113] is the sub-list for extension extendee
-	0,   // [0:113] is the sub-list for field type_name
+	76,  // 2: piped.v1.Session.create_time:type_name -> google.protobuf.Timestamp
+	76,  // 3: piped.v1.Session.end_time:type_name -> google.protobuf.Timestamp
+	76,  // 4: piped.v1.Session.expire_time:type_name -> google.protobuf.Timestamp
+	17,  // 5: piped.v1.Session.pipes:type_name -> piped.v1.Pipe
+	24,  // 6: piped.v1.Session.processes:type_name -> piped.v1.Process
+	26,  // 7: piped.v1.Session.resources:type_name -> piped.v1.Resources
+	27,  // 8: piped.v1.Session.usage:type_name -> piped.v1.SessionUsage
+	16,  // 9: piped.v1.Session.lease:type_name -> piped.v1.SessionLease
+	77,  // 10: piped.v1.SessionLease.duration:type_name -> google.protobuf.Duration
+	4,   // 11: piped.v1.SessionLease.action:type_name -> piped.v1.SessionLease.Action
+	76,  // 12: piped.v1.SessionLease.expire_time:type_name -> google.protobuf.Timestamp
+	76,  // 13: piped.v1.SessionLease.end_time:type_name -> google.protobuf.Timestamp
+	5,   // 14: piped.v1.Pipe.kind:type_name -> piped.v1.Pipe.Kind
+	78,  // 15: piped.v1.Pipe.framing_in:type_name -> piped.v1.Framing
+	78,  // 16: piped.v1.Pipe.framing_out:type_name -> piped.v1.Framing
+	21,  // 17: piped.v1.Pipe.endpoints:type_name -> piped.v1.Endpoint
+	18,  // 18: piped.v1.Pipe.terminal:type_name -> piped.v1.Terminal
+	17,  // 19: piped.v1.Pipe.former:type_name -> piped.v1.Pipe
+	19,  // 20: piped.v1.Terminal.size:type_name -> piped.v1.TerminalSize
+	6,   // 21: piped.v1.Endpoint.state:type_name -> piped.v1.Endpoint.State
+	22,  // 22: piped.v1.Endpoint.outbox:type_name -> piped.v1.Flow
+	22,  // 23: piped.v1.Endpoint.inbox:type_name -> piped.v1.Flow
+	23,  // 24: piped.v1.Endpoint.holders:type_name -> piped.v1.Holder
+	76,  // 25: piped.v1.Flow.blocked_since:type_name -> google.protobuf.Timestamp
+	79,  // 26: piped.v1.Flow.end:type_name -> piped.v1.End
+	80,  // 27: piped.v1.Flow.lease:type_name -> piped.v1.Lease
+	76,  // 28: piped.v1.Holder.start_time:type_name -> google.protobuf.Timestamp
+	7,   // 29: piped.v1.Process.state:type_name -> piped.v1.Process.State
+	76,  // 30: piped.v1.Process.start_time:type_name -> google.protobuf.Timestamp
+	31,  // 31: piped.v1.Process.exit:type_name -> piped.v1.Exit
+	39,  // 32: piped.v1.Process.inherits:type_name -> piped.v1.Inherit
+	30,  // 33: piped.v1.Process.finals:type_name -> piped.v1.Final
+	28,  // 34: piped.v1.Process.stopping:type_name -> piped.v1.Stopping
+	0,   // 35: piped.v1.Process.tree_kill:type_name -> piped.v1.TreeKill
+	76,  // 36: piped.v1.Process.deadline:type_name -> google.protobuf.Timestamp
+	76,  // 37: piped.v1.Process.next_start_time:type_name -> google.protobuf.Timestamp
+	24,  // 38: piped.v1.Process.former:type_name -> piped.v1.Process
+	8,   // 39: piped.v1.RestartPolicy.mode:type_name -> piped.v1.RestartPolicy.Mode
+	77,  // 40: piped.v1.RestartPolicy.initial_backoff:type_name -> google.protobuf.Duration
+	77,  // 41: piped.v1.RestartPolicy.max_backoff:type_name -> google.protobuf.Duration
+	77,  // 42: piped.v1.RestartPolicy.healthy_after:type_name -> google.protobuf.Duration
+	77,  // 43: piped.v1.SessionUsage.cpu_time:type_name -> google.protobuf.Duration
+	77,  // 44: piped.v1.SessionUsage.throttled_time:type_name -> google.protobuf.Duration
+	9,   // 45: piped.v1.Stopping.step:type_name -> piped.v1.Stopping.Step
+	76,  // 46: piped.v1.Stopping.step_time:type_name -> google.protobuf.Timestamp
+	76,  // 47: piped.v1.Stopping.next_time:type_name -> google.protobuf.Timestamp
+	11,  // 48: piped.v1.Stopping.cause:type_name -> piped.v1.Exit.Cause
+	77,  // 49: piped.v1.StopPolicy.close_grace:type_name -> google.protobuf.Duration
+	77,  // 50: piped.v1.StopPolicy.grace:type_name -> google.protobuf.Duration
+	10,  // 51: piped.v1.StopPolicy.scope:type_name -> piped.v1.StopPolicy.Scope
+	79,  // 52: piped.v1.Final.last:type_name -> piped.v1.End
+	76,  // 53: piped.v1.Exit.exit_time:type_name -> google.protobuf.Timestamp
+	32,  // 54: piped.v1.Exit.usage:type_name -> piped.v1.ProcessUsage
+	11,  // 55: piped.v1.Exit.cause:type_name -> piped.v1.Exit.Cause
+	77,  // 56: piped.v1.ProcessUsage.user_time:type_name -> google.protobuf.Duration
+	77,  // 57: piped.v1.ProcessUsage.system_time:type_name -> google.protobuf.Duration
+	5,   // 58: piped.v1.PipeSpec.kind:type_name -> piped.v1.Pipe.Kind
+	78,  // 59: piped.v1.PipeSpec.framing_in:type_name -> piped.v1.Framing
+	78,  // 60: piped.v1.PipeSpec.framing_out:type_name -> piped.v1.Framing
+	34,  // 61: piped.v1.PipeSpec.log:type_name -> piped.v1.LogSpec
+	12,  // 62: piped.v1.LogSpec.overflow:type_name -> piped.v1.LogSpec.Overflow
+	1,   // 63: piped.v1.ProcessSpec.environment_base:type_name -> piped.v1.EnvironmentBase
+	2,   // 64: piped.v1.ProcessSpec.stdin:type_name -> piped.v1.StdioMode
+	2,   // 65: piped.v1.ProcessSpec.stdout:type_name -> piped.v1.StdioMode
+	2,   // 66: piped.v1.ProcessSpec.stderr:type_name -> piped.v1.StdioMode
+	33,  // 67: piped.v1.ProcessSpec.stdio_pipe:type_name -> piped.v1.PipeSpec
+	33,  // 68: piped.v1.ProcessSpec.stderr_pipe:type_name -> piped.v1.PipeSpec
+	39,  // 69: piped.v1.ProcessSpec.inherits:type_name -> piped.v1.Inherit
+	29,  // 70: piped.v1.ProcessSpec.stop:type_name -> piped.v1.StopPolicy
+	77,  // 71: piped.v1.ProcessSpec.timeout:type_name -> google.protobuf.Duration
+	38,  // 72: piped.v1.ProcessSpec.limits:type_name -> piped.v1.ResourceLimit
+	36,  // 73: piped.v1.ProcessSpec.after_exit:type_name -> piped.v1.AfterExit
+	37,  // 74: piped.v1.ProcessSpec.terminal:type_name -> piped.v1.TerminalSpec
+	25,  // 75: piped.v1.ProcessSpec.restart:type_name -> piped.v1.RestartPolicy
+	13,  // 76: piped.v1.AfterExit.mode:type_name -> piped.v1.AfterExit.Mode
+	77,  // 77: piped.v1.AfterExit.grace:type_name -> google.protobuf.Duration
+	19,  // 78: piped.v1.TerminalSpec.size:type_name -> piped.v1.TerminalSize
+	72,  // 79: piped.v1.CreateSessionRequest.labels:type_name -> piped.v1.CreateSessionRequest.LabelsEntry
+	33,  // 80: piped.v1.CreateSessionRequest.pipes:type_name -> piped.v1.PipeSpec
+	35,  // 81: piped.v1.CreateSessionRequest.process:type_name -> piped.v1.ProcessSpec
+	26,  // 82: piped.v1.CreateSessionRequest.resources:type_name -> piped.v1.Resources
+	16,  // 83: piped.v1.CreateSessionRequest.lease:type_name -> piped.v1.SessionLease
+	15,  // 84: piped.v1.CreateSessionResponse.session:type_name -> piped.v1.Session
+	15,  // 85: piped.v1.GetSessionResponse.session:type_name -> piped.v1.Session
+	3,   // 86: piped.v1.ListSessionsRequest.state:type_name -> piped.v1.Session.State
+	73,  // 87: piped.v1.ListSessionsRequest.labels:type_name -> piped.v1.ListSessionsRequest.LabelsEntry
+	15,  // 88: piped.v1.ListSessionsResponse.sessions:type_name -> piped.v1.Session
+	74,  // 89: piped.v1.WatchSessionsRequest.labels:type_name -> piped.v1.WatchSessionsRequest.LabelsEntry
+	77,  // 90: piped.v1.WatchSessionsRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	3,   // 91: piped.v1.WatchSessionsRequest.state:type_name -> piped.v1.Session.State
+	15,  // 92: piped.v1.WatchSessionsResponse.snapshot:type_name -> piped.v1.Session
+	48,  // 93: piped.v1.WatchSessionsResponse.snapshot_end:type_name -> piped.v1.SnapshotEnd
+	49,  // 94: piped.v1.WatchSessionsResponse.event:type_name -> piped.v1.SessionEvent
+	81,  // 95: piped.v1.WatchSessionsResponse.heartbeat:type_name -> piped.v1.Heartbeat
+	14,  // 96: piped.v1.SessionEvent.type:type_name -> piped.v1.SessionEvent.Type
+	76,  // 97: piped.v1.SessionEvent.time:type_name -> google.protobuf.Timestamp
+	75,  // 98: piped.v1.SessionEvent.labels:type_name -> piped.v1.SessionEvent.LabelsEntry
+	24,  // 99: piped.v1.SessionEvent.process:type_name -> piped.v1.Process
+	30,  // 100: piped.v1.SessionEvent.final:type_name -> piped.v1.Final
+	80,  // 101: piped.v1.SessionEvent.lease:type_name -> piped.v1.Lease
+	50,  // 102: piped.v1.SessionEvent.unread:type_name -> piped.v1.Unread
+	33,  // 103: piped.v1.CreatePipeRequest.pipe:type_name -> piped.v1.PipeSpec
+	17,  // 104: piped.v1.CreatePipeResponse.pipe:type_name -> piped.v1.Pipe
+	35,  // 105: piped.v1.StartProcessRequest.process:type_name -> piped.v1.ProcessSpec
+	24,  // 106: piped.v1.StartProcessResponse.process:type_name -> piped.v1.Process
+	19,  // 107: piped.v1.ResizeTerminalRequest.size:type_name -> piped.v1.TerminalSize
+	77,  // 108: piped.v1.WaitProcessRequest.timeout:type_name -> google.protobuf.Duration
+	24,  // 109: piped.v1.WaitProcessResponse.process:type_name -> piped.v1.Process
+	29,  // 110: piped.v1.StopProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	77,  // 111: piped.v1.StopProcessRequest.timeout:type_name -> google.protobuf.Duration
+	24,  // 112: piped.v1.StopProcessResponse.process:type_name -> piped.v1.Process
+	29,  // 113: piped.v1.RestartProcessRequest.policy:type_name -> piped.v1.StopPolicy
+	24,  // 114: piped.v1.RestartProcessResponse.process:type_name -> piped.v1.Process
+	77,  // 115: piped.v1.StopSessionRequest.input_grace:type_name -> google.protobuf.Duration
+	77,  // 116: piped.v1.StopSessionRequest.term_grace:type_name -> google.protobuf.Duration
+	29,  // 117: piped.v1.StopSessionRequest.policy:type_name -> piped.v1.StopPolicy
+	24,  // 118: piped.v1.StopSessionResponse.processes:type_name -> piped.v1.Process
+	77,  // 119: piped.v1.RenewSessionRequest.duration:type_name -> google.protobuf.Duration
+	16,  // 120: piped.v1.RenewSessionResponse.lease:type_name -> piped.v1.SessionLease
+	40,  // 121: piped.v1.SessionService.CreateSession:input_type -> piped.v1.CreateSessionRequest
+	42,  // 122: piped.v1.SessionService.GetSession:input_type -> piped.v1.GetSessionRequest
+	44,  // 123: piped.v1.SessionService.ListSessions:input_type -> piped.v1.ListSessionsRequest
+	46,  // 124: piped.v1.SessionService.WatchSessions:input_type -> piped.v1.WatchSessionsRequest
+	51,  // 125: piped.v1.SessionService.DeleteSession:input_type -> piped.v1.DeleteSessionRequest
+	53,  // 126: piped.v1.SessionService.CreatePipe:input_type -> piped.v1.CreatePipeRequest
+	55,  // 127: piped.v1.SessionService.StartProcess:input_type -> piped.v1.StartProcessRequest
+	57,  // 128: piped.v1.SessionService.SignalProcess:input_type -> piped.v1.SignalProcessRequest
+	61,  // 129: piped.v1.SessionService.WaitProcess:input_type -> piped.v1.WaitProcessRequest
+	59,  // 130: piped.v1.SessionService.ResizeTerminal:input_type -> piped.v1.ResizeTerminalRequest
+	63,  // 131: piped.v1.SessionService.StopProcess:input_type -> piped.v1.StopProcessRequest
+	67,  // 132: piped.v1.SessionService.StopSession:input_type -> piped.v1.StopSessionRequest
+	65,  // 133: piped.v1.SessionService.RestartProcess:input_type -> piped.v1.RestartProcessRequest
+	69,  // 134: piped.v1.SessionService.RenewSession:input_type -> piped.v1.RenewSessionRequest
+	41,  // 135: piped.v1.SessionService.CreateSession:output_type -> piped.v1.CreateSessionResponse
+	43,  // 136: piped.v1.SessionService.GetSession:output_type -> piped.v1.GetSessionResponse
+	45,  // 137: piped.v1.SessionService.ListSessions:output_type -> piped.v1.ListSessionsResponse
+	47,  // 138: piped.v1.SessionService.WatchSessions:output_type -> piped.v1.WatchSessionsResponse
+	52,  // 139: piped.v1.SessionService.DeleteSession:output_type -> piped.v1.DeleteSessionResponse
+	54,  // 140: piped.v1.SessionService.CreatePipe:output_type -> piped.v1.CreatePipeResponse
+	56,  // 141: piped.v1.SessionService.StartProcess:output_type -> piped.v1.StartProcessResponse
+	58,  // 142: piped.v1.SessionService.SignalProcess:output_type -> piped.v1.SignalProcessResponse
+	62,  // 143: piped.v1.SessionService.WaitProcess:output_type -> piped.v1.WaitProcessResponse
+	60,  // 144: piped.v1.SessionService.ResizeTerminal:output_type -> piped.v1.ResizeTerminalResponse
+	64,  // 145: piped.v1.SessionService.StopProcess:output_type -> piped.v1.StopProcessResponse
+	68,  // 146: piped.v1.SessionService.StopSession:output_type -> piped.v1.StopSessionResponse
+	66,  // 147: piped.v1.SessionService.RestartProcess:output_type -> piped.v1.RestartProcessResponse
+	70,  // 148: piped.v1.SessionService.RenewSession:output_type -> piped.v1.RenewSessionResponse
+	135, // [135:149] is the sub-list for method output_type
+	121, // [121:135] is the sub-list for method input_type
+	121, // [121:121] is the sub-list for extension type_name
+	121, // [121:121] is the sub-list for extension extendee
+	0,   // [0:121] is the sub-list for field type_name
 }
 
 func init() { file_piped_v1_session_proto_init() }
@@ -6046,33 +6372,33 @@ func file_piped_v1_session_proto_init() {
 	}
 	file_piped_v1_delivery_proto_init()
 	file_piped_v1_framing_proto_init()
-	file_piped_v1_session_proto_msgTypes[9].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[11].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[13].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[10].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[12].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[14].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[15].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[16].OneofWrappers = []any{
 		(*Exit_Code)(nil),
 		(*Exit_Signal)(nil),
 		(*Exit_Unknown)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[19].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[21].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[20].OneofWrappers = []any{}
 	file_piped_v1_session_proto_msgTypes[22].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[31].OneofWrappers = []any{
+	file_piped_v1_session_proto_msgTypes[23].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[32].OneofWrappers = []any{
 		(*WatchSessionsResponse_Snapshot)(nil),
 		(*WatchSessionsResponse_SnapshotEnd)(nil),
 		(*WatchSessionsResponse_Event)(nil),
 		(*WatchSessionsResponse_Heartbeat)(nil),
 	}
-	file_piped_v1_session_proto_msgTypes[45].OneofWrappers = []any{}
-	file_piped_v1_session_proto_msgTypes[47].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[46].OneofWrappers = []any{}
+	file_piped_v1_session_proto_msgTypes[48].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_piped_v1_session_proto_rawDesc), len(file_piped_v1_session_proto_rawDesc)),
-			NumEnums:      14,
-			NumMessages:   58,
+			NumEnums:      15,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ const (
 	SessionService_StopProcess_FullMethodName    = "/piped.v1.SessionService/StopProcess"
 	SessionService_StopSession_FullMethodName    = "/piped.v1.SessionService/StopSession"
 	SessionService_RestartProcess_FullMethodName = "/piped.v1.SessionService/RestartProcess"
+	SessionService_RenewSession_FullMethodName   = "/piped.v1.SessionService/RenewSession"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -82,6 +83,10 @@ type SessionServiceClient interface {
 	// session that has ended, is started again. Restart policies are not asked. What
 	// was begun goes on in the daemon, and in the one after it, when the call is gone.
 	RestartProcess(ctx context.Context, in *RestartProcessRequest, opts ...grpc.CallOption) (*RestartProcessResponse, error)
+	// RenewSession renews, or gives up, the lease that the creator of a session has
+	// of it. Who is not the creator, or comes too late, is refused with SESSION_LEASE,
+	// whose metadata says why.
+	RenewSession(ctx context.Context, in *RenewSessionRequest, opts ...grpc.CallOption) (*RenewSessionResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -231,6 +236,16 @@ func (c *sessionServiceClient) RestartProcess(ctx context.Context, in *RestartPr
 	return out, nil
 }
 
+func (c *sessionServiceClient) RenewSession(ctx context.Context, in *RenewSessionRequest, opts ...grpc.CallOption) (*RenewSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewSessionResponse)
+	err := c.cc.Invoke(ctx, SessionService_RenewSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -279,6 +294,10 @@ type SessionServiceServer interface {
 	// session that has ended, is started again. Restart policies are not asked. What
 	// was begun goes on in the daemon, and in the one after it, when the call is gone.
 	RestartProcess(context.Context, *RestartProcessRequest) (*RestartProcessResponse, error)
+	// RenewSession renews, or gives up, the lease that the creator of a session has
+	// of it. Who is not the creator, or comes too late, is refused with SESSION_LEASE,
+	// whose metadata says why.
+	RenewSession(context.Context, *RenewSessionRequest) (*RenewSessionResponse, error)
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -327,6 +346,9 @@ func (UnimplementedSessionServiceServer) StopSession(context.Context, *StopSessi
 }
 func (UnimplementedSessionServiceServer) RestartProcess(context.Context, *RestartProcessRequest) (*RestartProcessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RestartProcess not implemented")
+}
+func (UnimplementedSessionServiceServer) RenewSession(context.Context, *RenewSessionRequest) (*RenewSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewSession not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -576,6 +598,24 @@ func _SessionService_RestartProcess_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_RenewSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).RenewSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_RenewSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).RenewSession(ctx, req.(*RenewSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -630,6 +670,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RestartProcess",
 			Handler:    _SessionService_RestartProcess_Handler,
+		},
+		{
+			MethodName: "RenewSession",
+			Handler:    _SessionService_RenewSession_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
