@@ -118,7 +118,7 @@ func statusError(err error) error {
 		fenced     *session.FencedError
 		lost       *session.LostError
 		denied     *session.EnvironmentError
-		lease      *session.SessionLeaseError
+		lease      *session.CreatorError
 	)
 	switch {
 	case errors.As(err, &long):

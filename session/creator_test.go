@@ -24,7 +24,7 @@ func startBound(t *testing.T, reg *session.Registry, script string, lease time.D
 // wantFault is for an error about the creator's lease.
 func wantFault(t *testing.T, what string, err error, fault session.LeaseFault) {
 	t.Helper()
-	refused, ok := errors.AsType[*session.SessionLeaseError](err)
+	refused, ok := errors.AsType[*session.CreatorError](err)
 	if !ok || !errors.Is(err, session.ErrSessionLease) || refused.Fault != fault {
 		t.Errorf("%s: got %v, want %s", what, err, fault)
 	}
