@@ -127,7 +127,7 @@ func statusError(err error) error {
 		restarting *session.RestartingError
 		denied     *session.EnvironmentError
 		group      *keeper.CgroupError
-		lease      *session.SessionLeaseError
+		lease      *session.CreatorError
 	)
 	switch {
 	case errors.As(err, &long):

@@ -149,7 +149,7 @@ func provocations() []provocation {
 		"RESTARTING", map[string]string{"process": "p", "next": "1970-01-01T00:00:01Z"})
 	add("a lost session", statusError(fmt.Errorf("more: %w", &session.LostError{Name: "s", Why: session.LostBoth})),
 		codes.DataLoss, "SESSION_LOST", map[string]string{"why": "LOST_BOTH"})
-	add("a session whose creator was lost", statusError(fmt.Errorf("more: %w", &session.SessionLeaseError{Session: "s", Fault: session.LeaseOver, Ended: time.Unix(1e9, 0)})),
+	add("a session whose creator was lost", statusError(fmt.Errorf("more: %w", &session.CreatorError{Session: "s", Fault: session.LeaseOver, Ended: time.Unix(1e9, 0)})),
 		codes.FailedPrecondition, "SESSION_LEASE", map[string]string{"why": "OVER", "ended": "2001-09-09T01:46:40Z"})
 	add("another reader", statusError(&session.BusyError{Err: session.ErrBusyReader, Client: "pid 7 (cat)"}),
 		codes.Aborted, "BUSY_READER", map[string]string{"client": "pid 7 (cat)", "expires": ""})

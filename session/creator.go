@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// ErrSessionLease: the creator's lease of the session is not what the caller takes it for.
+// ErrSessionLease is that the creator's lease of a session is not what the caller
+// takes it for.
 var ErrSessionLease = errors.New("lease of the session")
 
 // LeaseFault is why a lease of a session was refused.
@@ -25,16 +26,16 @@ const (
 	LeaseOver LeaseFault = "OVER"
 )
 
-// A SessionLeaseError says why a lease of a session was refused. It is
+// A CreatorError says why a lease of a session was refused. It is
 // ErrSessionLease.
-type SessionLeaseError struct {
+type CreatorError struct {
 	Session string
 	Fault   LeaseFault
 	Ended   time.Time // of LeaseOver
 }
 
 // Error says what is wrong with it.
-func (e *SessionLeaseError) Error() string {
+func (e *CreatorError) Error() string {
 	switch e.Fault {
 	case LeaseNone:
 		return fmt.Sprintf("%v %s: its creator has none", ErrSessionLease, e.Session)
@@ -46,7 +47,7 @@ func (e *SessionLeaseError) Error() string {
 }
 
 // Unwrap returns the sentinel.
-func (e *SessionLeaseError) Unwrap() error { return ErrSessionLease }
+func (e *CreatorError) Unwrap() error { return ErrSessionLease }
 
 // A CreatorLease binds a session to whoever created it: when it is not renewed for
 // so long, the processes of the session are stopped, as their policies say.
@@ -172,8 +173,8 @@ func (s *Session) leaseOver(run uint64) {
 
 // stopForLease stops processes because the creator's lease has ended.
 func (s *Session) stopForLease(procs []*Process) {
-	for _, p := range procs {
-		p.begin(CauseLeaseEnded, p.record.Stop.over(s.reg.config().stopDefaults()))
+	for i, p := range procs {
+		procs[i] = p.stop(CauseLeaseEnded, p.record.Stop.over(s.reg.config().stopDefaults()))
 	}
 	for _, p := range procs {
 		p.climb()
@@ -190,7 +191,8 @@ func (s *Session) resumeLease() {
 	procs := slices.Clone(s.procs)
 	s.mu.Unlock()
 	if ended {
-		s.stopForLease(slices.DeleteFunc(procs, (*Process).stopping))
+		// A start may be under way, and is waited for.
+		s.reg.background(func(context.Context) { s.stopForLease(slices.DeleteFunc(procs, (*Process).stopping)) })
 	}
 }
 
@@ -204,7 +206,7 @@ func (s *Session) refuseUnleased() error {
 
 func (s *Session) refuseUnleasedLocked() error {
 	if c := s.creator; c != nil && !c.Ended.IsZero() {
-		return &SessionLeaseError{Session: s.name, Fault: LeaseOver, Ended: c.Ended}
+		return &CreatorError{Session: s.name, Fault: LeaseOver, Ended: c.Ended}
 	}
 	return nil
 }
@@ -214,15 +216,15 @@ func (s *Session) proveLocked(token []byte) error {
 	c := s.creator
 	switch {
 	case c == nil:
-		return &SessionLeaseError{Session: s.name, Fault: LeaseNone}
+		return &CreatorError{Session: s.name, Fault: LeaseNone}
 	case subtle.ConstantTimeCompare(c.Token, token) != 1:
-		return &SessionLeaseError{Session: s.name, Fault: LeaseToken}
+		return &CreatorError{Session: s.name, Fault: LeaseToken}
 	}
 	return s.refuseUnleasedLocked()
 }
 
 // Renew makes the creator's lease, which the token proves, last from now on; for
-// another duration if that is not 0. Errors: *SessionLeaseError, ErrArgument.
+// another duration if that is not 0. Errors: *CreatorError, ErrArgument.
 func (s *Session) Renew(token []byte, duration time.Duration) (CreatorLeaseInfo, error) {
 	longest := s.reg.config().MaxLeaseDuration
 	if duration < 0 || duration > longest {

@@ -24,7 +24,7 @@ func startBound(t *testing.T, reg *session.Registry, script string, lease time.D
 // wantFault is for an error about the creator's lease.
 func wantFault(t *testing.T, what string, err error, fault session.LeaseFault) {
 	t.Helper()
-	refused, ok := errors.AsType[*session.SessionLeaseError](err)
+	refused, ok := errors.AsType[*session.CreatorError](err)
 	if !ok || !errors.Is(err, session.ErrSessionLease) || refused.Fault != fault {
 		t.Errorf("%s: got %v, want %s", what, err, fault)
 	}
@@ -37,6 +37,24 @@ func leaseInfo(t *testing.T, s *session.Session) *session.CreatorLeaseInfo {
 		t.Fatal(err)
 	}
 	return info.Lease
+}
+
+func TestProcessIsNotStartedAgainAfterItsCreatorIsGone(t *testing.T) {
+	reg := newRegistry(t, nil)
+	policy := &session.RestartPolicy{Mode: session.RestartAlways, Backoff: time.Millisecond, MaxBackoff: time.Millisecond}
+	spec := session.ProcessSpec{Args: []string{"sh", "-c", "exit 3"}, Restart: policy}
+	s := create(t, reg, session.Spec{Process: &spec, Lease: &session.CreatorLease{Duration: 3 * short}})
+	waitFor(t, "the lease to end", func() bool { return !leaseInfo(t, s).Ended.IsZero() })
+	awaitEnded(t, s)
+	p, err := s.Process("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info := p.Info(); info.Running || !info.Next.IsZero() || info.Restarts == 0 {
+		t.Errorf("the process is %+v", info)
+	}
+	_, err = s.Restart(t.Context(), "", "", session.StopPolicy{})
+	wantFault(t, "a restart", err, session.LeaseOver)
 }
 
 func TestProcessIsStoppedWhenItsCreatorDoesNotRenew(t *testing.T) {

@@ -117,7 +117,7 @@ func (l *ladder) sent(sig syscall.Signal) bool {
 func (p *Process) begin(cause Cause, policy StopPolicy) (busy <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ends := cause == CauseStopped || cause == CauseDeleted
+	ends := cause == CauseStopped || cause == CauseDeleted || cause == CauseLeaseEnded
 	if !p.Running() {
 		if ends {
 			return p.cancelLocked()

@@ -328,7 +328,7 @@ func (s *Session) Restart(ctx context.Context, name, requestID string, policy St
 
 // restart starts the process anew for a request, unless that was done.
 func (p *Process) restart(ctx context.Context, id *plan, policy StopPolicy) (*Process, error) {
-	if err := p.session.openable(); err != nil {
+	if err := errors.Join(p.session.openable(), p.session.refuseUnleased()); err != nil {
 		return nil, err
 	}
 	const notAsked = -1

@@ -2399,7 +2399,7 @@ type Stopping struct {
 	// When the next step comes, if the process has not exited by then. Absent when
 	// there is none.
 	NextTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next_time,json=nextTime,proto3" json:"next_time,omitempty"`
-	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT, CAUSE_DELETED or
+	// Why it is stopped: CAUSE_STOPPED, CAUSE_TIMEOUT, CAUSE_DELETED,
 	// CAUSE_RESTARTED or CAUSE_LEASE_ENDED.
 	Cause         Exit_Cause `protobuf:"varint,4,opt,name=cause,proto3,enum=piped.v1.Exit_Cause" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
