@@ -144,7 +144,7 @@ func cpuTime(tb testing.TB, pids []int) (all float64) {
 	const sched = 2 // CPUCLOCK_SCHED: of the process, in nanoseconds
 	for _, pid := range pids {
 		var t unix.Timespec
-		if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil { //nolint:gosec // a clock id of the kernel
+		if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
 			tb.Fatalf("CPU time of process %d: %v", pid, err)
 		}
 		all += float64(t.Nano()) / 1e3

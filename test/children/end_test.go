@@ -83,7 +83,7 @@ func (s script) bytes() uint64 {
 	case s.half >= 0:
 		n += 4 + s.half
 	}
-	return uint64(n) //nolint:gosec // not negative
+	return uint64(n)
 }
 
 func TestP1WhatIsToldOfAChildThatEndsAnywhereIsRight(t *testing.T) {
@@ -96,7 +96,7 @@ func TestP1WhatIsToldOfAChildThatEndsAnywhereIsRight(t *testing.T) {
 	var truncated, unread, reset, signalled atomic.Int64
 	began := time.Now()
 	err := inParallel(4, n, func(i int) error {
-		s := newScript(rand.New(rand.NewPCG(1, uint64(i)))) //nolint:gosec // the same ones each time
+		s := newScript(rand.New(rand.NewPCG(1, uint64(i))))
 		if err := h.perform(s); err != nil {
 			return fmt.Errorf("%+v: %w", s, err)
 		}
@@ -175,7 +175,7 @@ func (h *host) checkOutput(ctx context.Context, s script, session, pipe string) 
 		}
 		last := got[len(got)-1]
 		whole = got[:len(got)-1]
-		if !last.Truncated || string(last.Data) != strings.Repeat("!", s.half) || last.TotalSize != uint64(s.size) { //nolint:gosec // not negative
+		if !last.Truncated || string(last.Data) != strings.Repeat("!", s.half) || last.TotalSize != uint64(s.size) {
 			return fmt.Errorf("the last frame is %d bytes of %d, truncated %v; want %d of %d", len(last.Data), last.TotalSize, last.Truncated, s.half, s.size)
 		}
 	}
@@ -212,7 +212,7 @@ func (h *host) checkFinals(ctx context.Context, s script, session, pipe string) 
 		switch {
 		case f.GetPipe() != pipe:
 		case f.GetSent():
-			if f.AllRead == nil || f.GetAllRead() != (s.reads == s.input) || f.GetLast().GetBytes() != uint64(s.input) { //nolint:gosec // not negative
+			if f.AllRead == nil || f.GetAllRead() != (s.reads == s.input) || f.GetLast().GetBytes() != uint64(s.input) {
 				return fmt.Errorf("of the input %v, want all_read %v of %d bytes", f, s.reads == s.input, s.input)
 			}
 		case f.GetLast().GetCause() != s.cause() || f.GetLast().GetBytes() != s.bytes():

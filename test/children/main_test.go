@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { daemon.Main(m) }
 // daemon, and goes with them.
 var child = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(daemon.Bin(), "children")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // children of other users execute it
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
 	compiler := os.Getenv("CC")

@@ -31,7 +31,7 @@ type tally struct {
 func (h *host) round(i int, t *tally) error {
 	ctx, cancel := context.WithTimeout(h.t.Context(), 2*patience)
 	defer cancel()
-	r := rand.New(rand.NewPCG(2, uint64(i))) //nolint:gosec // the same ones each time
+	r := rand.New(rand.NewPCG(2, uint64(i)))
 	code, signal := r.IntN(200), r.IntN(4) == 0
 	s := script{half: -1, code: code}
 	process := h.plays(s.args()...)
