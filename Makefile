@@ -5,6 +5,7 @@ DESTDIR  ?=
 FUZZTIME ?= 10s
 EXACT    ?= long
 CHAOS    ?= full
+SPAWNS   ?= 1000000
 
 COMMANDS := piped piped-keeper pipectl
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -25,7 +26,7 @@ help: ## List the targets
 	@echo 'Targets:'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do \
 		printf '  %-16s %s\n' "$$name" "$$text"; done
-	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) EXACT=$(EXACT) CHAOS=$(CHAOS)'
+	@echo 'Variables: PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) FUZZTIME=$(FUZZTIME) EXACT=$(EXACT) CHAOS=$(CHAOS) SPAWNS=$(SPAWNS)'
 
 .PHONY: demo
 demo: build ## Drive real python3 children through a real daemon and show what happens
@@ -53,6 +54,11 @@ chaos: build ## Kill the daemon and its keeper in every way, and prove that noth
 processes: build ## Prove that processes are started, watched and ended right, each row in full
 	@test/setup/install-test-deps.sh test
 	PROCESSES=long go test -race -count 1 -timeout 30m -v ./test/processes
+
+.PHONY: spawns
+spawns: build ## Start SPAWNS processes, and look for zombies, signals that reach somebody else and memory that grows
+	@test/setup/install-test-deps.sh test
+	SPAWNS=$(SPAWNS) go test -count 1 -timeout 120m -v -run '^TestS1' ./test/children
 
 .PHONY: vm
 vm: checkgo ## Recover 10,000 sessions in a virtual machine that allows a million descriptors (half an hour of software emulation)
@@ -102,6 +108,7 @@ install-systemd: install ## Install the programs and their systemd units
 
 .PHONY: bench
 bench: build ## Measure, beside the floor that the machine sets
+	@test/setup/install-test-deps.sh test
 	go test -run Keeper -bench . -benchtime 1x -count 1 -timeout 30m ./test/bench/...
 
 .PHONY: figures

@@ -114,7 +114,7 @@ func (u *unpacked) next() Message {
 		m.More, m.Partial, m.Truncated, m.Stray = u.batch.GetMore(), u.batch.GetPartial(), u.batch.GetTruncated(), u.batch.GetStray()
 	}
 	m.TotalSize = uint64(len(m.Data))
-	if m.More || m.Position.Offset > 0 {
+	if m.More || m.Truncated || m.Position.Offset > 0 {
 		m.TotalSize = u.batch.GetTotalSize()
 	}
 	m.After = u.at.after(len(m.Data), u.raw, m.More || m.Truncated)

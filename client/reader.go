@@ -343,7 +343,7 @@ func (m *Message) join(part Message) {
 	m.Data = append(m.Data, part.Data...)
 	m.After, m.More = part.After, part.More
 	m.Partial, m.Truncated, m.Stray = part.Partial, part.Truncated, part.Stray
-	if !m.More && m.Position.Offset == 0 {
+	if !m.More && !m.Truncated && m.Position.Offset == 0 {
 		m.TotalSize = uint64(len(m.Data))
 	}
 }

@@ -176,8 +176,8 @@ func TestTruncatedFrameIsDeliveredMarked(t *testing.T) {
 			t.Errorf("%s: got %q, truncated %v", name, m.Data, m.Truncated)
 		}
 		m := next(t, r)
-		if string(m.Data) != "cut" || !m.Truncated || m.After.Message != 2 || m.After.Offset != 3 {
-			t.Errorf("%s: got %q, truncated %v, up to %v; want cut, 2+3", name, m.Data, m.Truncated, m.After)
+		if string(m.Data) != "cut" || !m.Truncated || m.TotalSize != 9 || m.After.Message != 2 || m.After.Offset != 3 {
+			t.Errorf("%s: got %q of %d, truncated %v, up to %v; want cut of 9, 2+3", name, m.Data, m.TotalSize, m.Truncated, m.After)
 		}
 		p.cutAll(false)
 		if test.acks {

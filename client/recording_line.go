@@ -73,7 +73,7 @@ func (e *RecordingEvent) line() (*recordedLine, error) {
 		kinds++
 		line.Number, line.Offset = m.Position.Message, m.Position.Offset
 		line.More, line.Partial, line.Truncated, line.Stray = m.More, m.Partial, m.Truncated, m.Stray
-		if m.More || m.Position.Offset > 0 {
+		if m.More || m.Position.Offset > 0 || m.Truncated && m.TotalSize > uint64(len(m.Data)) {
 			line.Total = m.TotalSize
 		}
 		if len(m.Data) > maxRecordedData {
@@ -141,7 +141,7 @@ func (l *recordedLine) event(header *RecordingHeader) *RecordingEvent {
 			m.Data = []byte(*l.Text)
 		}
 		m.TotalSize = uint64(len(m.Data))
-		if m.More || at.Offset > 0 {
+		if m.More || at.Offset > 0 || l.Total > 0 {
 			m.TotalSize = l.Total
 		}
 		m.After = at.after(len(m.Data), header.Raw(l.Direction), m.More || m.Truncated)

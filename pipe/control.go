@@ -52,7 +52,8 @@ const (
 )
 
 // NewControl makes the file of a new session, and keeps it in the vault (nil: none)
-// under [ControlKey]. The error wraps ErrNoSpace where the vault refuses it.
+// under [ControlKey]. The error wraps ErrNoSpace where there is no memory for it, or
+// the vault refuses it.
 func NewControl(vault Vault) (*Control, error) {
 	fd, err := newMemfd("piped-control")
 	if err != nil {
@@ -145,7 +146,7 @@ func (c *Control) hasSegment(n int) bool {
 func (c *Control) grow() error {
 	from := uint64(len(c.segments)) * segmentSize
 	// Memory for the first page only; the others get it with their slots.
-	if err := (&memfdSpace{fd: c.fd}).allocate(from, from+pageSize); err != nil {
+	if err := c.allocate(from, from+pageSize); err != nil {
 		return err
 	}
 	failpoint.Hit("control.mid-grow")
@@ -155,6 +156,14 @@ func (c *Control) grow() error {
 	head := c.segments[len(c.segments)-1]
 	binary.LittleEndian.PutUint32(head[len(controlMagic):], controlVersion)
 	copy(head, controlMagic)
+	return nil
+}
+
+// allocate gives a part of the file memory, or says ErrNoSpace.
+func (c *Control) allocate(from, to uint64) error {
+	if err := (&memfdSpace{fd: c.fd}).allocate(from, to); err != nil {
+		return fmt.Errorf("%w: the control file: %w", ErrNoSpace, err)
+	}
 	return nil
 }
 
@@ -204,7 +213,7 @@ func (c *Control) add(d *description, keep func(slot int) error) (slot int, err 
 	slot = c.slots
 	from := uint64(slot/segmentSlots*segmentSize + headerSize + slot%segmentSlots*slotSize) //nolint:gosec // not negative
 	to := (from + slotSize + pageSize - 1) / pageSize * pageSize
-	if err := (&memfdSpace{fd: c.fd}).allocate(from/pageSize*pageSize, to); err != nil {
+	if err := c.allocate(from/pageSize*pageSize, to); err != nil {
 		return 0, err
 	}
 	if keep != nil {

@@ -33,7 +33,7 @@ func (o *Outbox) Push() error {
 			o.mu.Unlock()
 			return err
 		}
-		if err == unix.EAGAIN {
+		if err == unix.EAGAIN || scarce(err) {
 			o.blocked = time.Now()
 			o.drainers.Go(func() { o.drain(run) })
 			o.mu.Unlock()
@@ -47,11 +47,31 @@ func (o *Outbox) Push() error {
 func (o *Outbox) drain(run run) {
 	for more := true; more; {
 		n, err := o.desc.whenWritable(func() (int, error) { return o.hand(run) })
+		if scarce(err) && !o.waitSpace() {
+			err = errStopped
+		}
 		o.mu.Lock()
 		if more = o.handedOverLocked(&run, n, err); more {
 			o.blocked = time.Now()
 		}
 		o.mu.Unlock()
+	}
+}
+
+// scarce says that the kernel has no memory for a call just now. Nothing has moved,
+// and the other end is there.
+func scarce(err error) bool { return err == unix.ENOMEM || err == unix.ENOBUFS }
+
+// waitSpace waits until it may pay to ask for memory again; false when nothing is
+// to be handed over any more.
+func (o *Outbox) waitSpace() bool {
+	timer := time.NewTimer(spaceAgain)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-o.desc.stopWrite.ch:
+		return false
 	}
 }
 
@@ -109,7 +129,7 @@ func (o *Outbox) handedOverLocked(r *run, n int, err error) bool {
 		o.blocked = time.Time{}
 		o.wakeLocked()
 	}
-	again := err == nil || err == unix.EAGAIN
+	again := err == nil || err == unix.EAGAIN || scarce(err)
 	switch {
 	case again && !o.discard && o.given.off != o.head.off:
 		if err == nil {

@@ -94,3 +94,49 @@ func TestInboxThatCannotGrowSaysSinceWhenAndPromisesNothing(t *testing.T) {
 		t.Error("it is still blocked")
 	}
 }
+
+// A scarcePort is one to a kernel that has no memory for what is handed over.
+type scarcePort struct {
+	port
+	relieved atomic.Bool
+	tries    atomic.Int64
+}
+
+func (p *scarcePort) sendfile(n int) (int, error) {
+	p.tries.Add(1)
+	if !p.relieved.Load() {
+		return 0, unix.ENOMEM
+	}
+	return p.port.sendfile(n)
+}
+
+func TestWhatWasAcceptedIsHandedOverWhenTheKernelHasMemoryAgain(t *testing.T) {
+	if inMemory {
+		return // that log has no port
+	}
+	for _, stopped := range []bool{false, true} {
+		one, two := open(t, testSpec(Duplex, "raw", true))
+		p := takePeer(t, two)
+		s := &scarcePort{port: one.out.port}
+		one.out.mu.Lock()
+		one.out.port = s
+		one.out.mu.Unlock()
+		if err := one.out.Append(Part{Data: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := one.out.Push(); err != nil {
+			t.Fatalf("without memory: %v", err)
+		}
+		poll(t, "a try in the background", func() bool { return s.tries.Load() > 1 })
+		if info := one.out.Info(); info.End != nil || info.BlockedSince.IsZero() {
+			t.Errorf("without memory: %+v", info)
+		}
+		if stopped {
+			continue // the end of the test waits for the goroutine
+		}
+		s.relieved.Store(true)
+		if got := p.read(t, 1); got != "x" {
+			t.Errorf("got %q", got)
+		}
+	}
+}

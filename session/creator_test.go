@@ -41,7 +41,7 @@ func leaseInfo(t *testing.T, s *session.Session) *session.CreatorLeaseInfo {
 
 func TestProcessIsNotStartedAgainAfterItsCreatorIsGone(t *testing.T) {
 	reg := newRegistry(t, nil)
-	policy := &session.RestartPolicy{Mode: session.RestartAlways, Backoff: time.Millisecond, MaxBackoff: time.Millisecond}
+	policy := &session.RestartPolicy{Mode: session.RestartAlways, Backoff: 10 * time.Millisecond, MaxBackoff: 10 * time.Millisecond}
 	spec := session.ProcessSpec{Args: []string{"sh", "-c", "exit 3"}, Restart: policy}
 	s := create(t, reg, session.Spec{Process: &spec, Lease: &session.CreatorLease{Duration: 3 * short}})
 	waitFor(t, "the lease to end", func() bool { return !leaseInfo(t, s).Ended.IsZero() })

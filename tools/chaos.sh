@@ -23,6 +23,8 @@ lines() {
 echo "== the daemon and its keeper are killed: at every failpoint, at random, in all ways, together, and by builds that are wrong on purpose"
 go test -race -count 1 -timeout "$limit" -v -run '^Test(D[0-9]|S[0-9])' ./test/exact | lines
 if [ "$CHAOS" != short ]; then
+	echo "== children that end anywhere, a kernel that refuses things, many starts"
+	go test -race -count 1 -timeout "$limit" -v ./test/children | lines
 	echo "== a really booted systemd"
 	go test -count 1 -timeout "$limit" -v ./test/systemd | lines
 fi

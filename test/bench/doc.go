@@ -15,8 +15,9 @@
 //	                  beside logs in the daemon's memory and plain moves: round
 //	                  trip of 64 B, messages of 64 B a second, bytes a second in
 //	                  messages of 64 KiB, both ways at once
-//	spawn             from the request for a process to its first byte, and the CPU
-//	                  time of whoever starts it, beside posix_spawn in C and Python's
-//	                  subprocess
+//	spawn             create a session, first byte of its child, delete it: the time
+//	                  to that byte, and the CPU time of daemon, keeper and spawner;
+//	                  beside posix_spawn in C and subprocess in Python, which start
+//	                  the same program with nobody between
 //	keeper            how often the keeper is woken by round trips: never
 package bench

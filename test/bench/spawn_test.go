@@ -1,7 +1,7 @@
 package bench
 
 import (
-	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,174 +11,168 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/piped-dev/piped/client"
 	pipedv1 "github.com/piped-dev/piped/gen/piped/v1"
 	"github.com/piped-dev/piped/test/daemon"
 )
 
-// A starter starts /bin/echo n times, one after the other, and returns the median
-// time to its first byte and the CPU time that each has cost whoever starts it, in
-// microseconds. What the program itself uses is the same everywhere, and not in it.
-type starter struct {
-	name  string
-	start func(n int) (firstByte, cpu float64)
+// A spawning starts a program n times, one after another, and returns the median
+// time until its first byte is there and the CPU time that each took beside the
+// program's own, in microseconds.
+type spawning struct {
+	name string
+	run  func(n int) (first, cpu float64)
 }
 
-// pythonStarts is testdata/spawn.c in Python.
-const pythonStarts = `
-import resource, subprocess, sys, time
-def used():
-    u = resource.getrusage(resource.RUSAGE_SELF)
-    return u.ru_utime + u.ru_stime
-n, times, before = int(sys.argv[1]), [], used()
-for i in range(n):
-    start = time.perf_counter()
-    p = subprocess.Popen(["/bin/echo", "x"], stdout=subprocess.PIPE, bufsize=0)
-    assert p.stdout.read(2)
-    times.append(time.perf_counter() - start)
-    p.stdout.close()
-    p.wait()
-print(sorted(times)[n // 2] * 1e6, (used() - before) / n * 1e6)
-`
-
 func BenchmarkSpawn(b *testing.B) {
-	starters := starters(b)
+	members := spawnings(b)
 	for b.Loop() {
-		for name, value := range spawns(b, starters, 7, 500) {
+		for name, value := range spawnRow(members, 7, 500) {
 			b.ReportMetric(value, name)
 		}
 	}
 }
 
-func TestSpawnIsMeasuredBesideCAndPython(t *testing.T) {
-	for name, value := range spawns(t, starters(t), 1, 60) {
+func TestSpawnIsMeasuredBesidePosixSpawnAndPython(t *testing.T) {
+	for name, value := range spawnRow(spawnings(t), 1, 50) {
 		t.Logf("%10.2f %s", value, name)
-		if value < 0 || value == 0 && !strings.Contains(name, "cpu") { // which is counted in steps of 10 ms
+		if value <= 0 {
 			t.Errorf("%s is %v", name, value)
 		}
 	}
 }
 
-func starters(tb testing.TB) []starter {
+// spawnings are the daemon and what it is measured beside.
+func spawnings(tb testing.TB) []spawning {
 	tb.Helper()
 	program := filepath.Join(tb.TempDir(), "spawn")
-	if out, err := exec.CommandContext(tb.Context(), "cc", "-O2", "-o", program, "testdata/spawn.c").CombinedOutput(); err != nil {
-		tb.Fatalf("%v: %s", err, out)
+	compiler := os.Getenv("CC")
+	if compiler == "" {
+		compiler = "gcc"
 	}
-	run := func(args ...string) func(n int) (float64, float64) {
-		return func(n int) (firstByte, cpu float64) {
-			out, err := exec.CommandContext(tb.Context(), args[0], append(args[1:], strconv.Itoa(n))...).Output()
-			if err != nil {
-				tb.Fatal(err)
-			}
-			if _, err := fmt.Sscan(string(out), &firstByte, &cpu); err != nil {
-				tb.Fatal(err)
-			}
-			return firstByte, cpu
-		}
+	if out, err := exec.CommandContext(tb.Context(), compiler, "-O2", "-static", "-o", program, "testdata/spawn.c").CombinedOutput(); err != nil {
+		tb.Fatalf("compile: %v\n%s", err, out)
 	}
-	return []starter{
-		{"piped", pipedStarts(tb)},
-		{"posix_spawn", run(program)},
-		{"subprocess", run("python3", "-c", pythonStarts)},
+	return []spawning{
+		{"piped", pipedSpawning(tb, program)},
+		{"posix_spawn", func(n int) (float64, float64) { return printed(tb, program, "loop", strconv.Itoa(n)) }},
+		{"python", func(n int) (float64, float64) {
+			return printed(tb, "/usr/bin/python3", "testdata/spawn.py", program, strconv.Itoa(n))
+		}},
 	}
 }
 
-// pipedStarts creates sessions: the whole way from a client to the first message,
-// with everything that makes it survive. CPU is that of daemon, keeper and spawner.
-func pipedStarts(tb testing.TB) func(n int) (float64, float64) {
+// printed runs a program that prints both figures.
+func printed(tb testing.TB, args ...string) (first, cpu float64) {
 	tb.Helper()
-	d := daemon.Start(tb)
-	c := d.Dial(tb)
-	made := 0
-	return func(n int) (firstByte, cpu float64) {
-		times := make([]float64, 0, n)
-		before := cpuOf(tb, d)
-		for range n {
-			made++
-			name := fmt.Sprintf("echo-%d", made)
-			start := time.Now()
-			_, err := c.Create(tb.Context(), &pipedv1.CreateSessionRequest{Name: name, Process: &pipedv1.ProcessSpec{
-				Args: []string{"/bin/echo", "x"}, Stdin: pipedv1.StdioMode_STDIO_MODE_NULL, Stderr: pipedv1.StdioMode_STDIO_MODE_NULL}})
-			if err != nil {
-				tb.Fatal(err)
-			}
-			r, err := c.Endpoint(client.Ref{Session: name}).NewReader(tb.Context(), client.ReaderOptions{})
-			if err != nil {
-				tb.Fatal(err)
-			}
-			if _, err := r.Next(tb.Context()); err != nil {
-				tb.Fatal(err)
-			}
-			times = append(times, float64(time.Since(start).Nanoseconds())/1e3)
-			if err := r.Close(tb.Context()); err != nil {
-				tb.Fatal(err)
-			}
-			if err := c.Delete(tb.Context(), name, true); err != nil {
-				tb.Fatal(err)
-			}
-		}
-		return median(times), (cpuOf(tb, d) - before) / float64(n)
+	out, err := exec.CommandContext(tb.Context(), args[0], args[1:]...).Output()
+	if err == nil {
+		_, err = fmt.Sscan(string(out), &first, &cpu)
 	}
-}
-
-// cpuOf returns the CPU time of daemon, keeper and spawner, in microseconds.
-func cpuOf(tb testing.TB, d *daemon.Daemon) (us float64) {
-	tb.Helper()
-	keeper := d.KeeperPID()
-	pids := []int{d.PID(), keeper}
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", keeper))
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("%q: %v, %s", args, err, out)
 	}
-	for _, path := range tasks {
-		text, _ := os.ReadFile(path) // a thread may end at any time
-		for word := range strings.FieldsSeq(string(text)) {
-			line, _ := os.ReadFile("/proc/" + word + "/cmdline") // so may a child
-			if pid, err := strconv.Atoi(word); err == nil && bytes.HasPrefix(line, []byte("piped-spawner")) {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	for _, pid := range pids {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return first, cpu
+}
+
+// pipedSpawning is the whole way: a session is created, its output is read until
+// the first byte, and the session is deleted. The CPU time is that of the daemon,
+// the keeper and the spawner.
+func pipedSpawning(tb testing.TB, program string) func(n int) (first, cpu float64) {
+	tb.Helper()
+	d := daemon.Start(tb, "--log-level", "warn")
+	c := d.Dial(tb)
+	ctx, cancel := context.WithCancel(tb.Context())
+	tb.Cleanup(cancel)
+	once := func() float64 {
+		began := time.Now()
+		s, err := c.Create(ctx, &pipedv1.CreateSessionRequest{Process: &pipedv1.ProcessSpec{
+			Args: []string{program, "byte"}, Stdin: pipedv1.StdioMode_STDIO_MODE_NULL, Stderr: pipedv1.StdioMode_STDIO_MODE_NULL}})
 		if err != nil {
 			tb.Fatal(err)
 		}
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		const user, system, tick = 11, 12, 10_000 // behind the name; USER_HZ is 100 wherever Go runs
-		for _, i := range []int{user, system} {
-			n, err := strconv.ParseFloat(fields[i], 64)
-			if err != nil {
-				tb.Fatal(err)
-			}
-			us += n * tick
+		r, err := c.Endpoint(client.Ref{Session: s.GetName()}).NewReader(ctx, client.ReaderOptions{AutoAck: true})
+		if err != nil {
+			tb.Fatal(err)
 		}
+		if _, err := r.Next(ctx); err != nil {
+			tb.Fatal(err)
+		}
+		took := time.Since(began)
+		if err := r.Close(ctx); err != nil {
+			tb.Fatal(err)
+		}
+		if err := c.Delete(ctx, s.GetUid(), true); err != nil {
+			tb.Fatal(err)
+		}
+		return float64(took.Nanoseconds()) / 1e3
 	}
-	return us
+	once() // what is made with the first process is there
+	pids := []int{d.PID(), d.KeeperPID(), spawnerOf(tb, d)}
+	return func(n int) (float64, float64) {
+		before := cpuTime(tb, pids)
+		times := make([]float64, n)
+		for i := range times {
+			times[i] = once()
+		}
+		return median(times), (cpuTime(tb, pids) - before) / float64(n)
+	}
 }
 
-// spawns measures all starters in rounds, and returns the medians of each and of the
-// ratios of the first to the others.
-func spawns(tb testing.TB, starters []starter, rounds, n int) map[string]float64 {
+// spawnerOf returns the process id of the spawner of a daemon's keeper.
+func spawnerOf(tb testing.TB, d *daemon.Daemon) int {
 	tb.Helper()
-	all := make(map[string][]float64)
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.KeeperPID()))
+	for _, path := range lists {
+		list, _ := os.ReadFile(path) // a thread may end at any time
+		for field := range strings.FieldsSeq(string(list)) {
+			command, _ := os.ReadFile("/proc/" + field + "/cmdline")
+			if pid, err := strconv.Atoi(field); err == nil && strings.HasPrefix(string(command), "piped-spawner") {
+				return pid
+			}
+		}
+	}
+	tb.Fatal("there is no spawner")
+	return 0
+}
+
+// cpuTime returns what processes have used up to now, in microseconds.
+func cpuTime(tb testing.TB, pids []int) (all float64) {
+	tb.Helper()
+	const sched = 2 // CPUCLOCK_SCHED: of the process, in nanoseconds
+	for _, pid := range pids {
+		var t unix.Timespec
+		if err := unix.ClockGettime(int32(^pid<<3|sched), &t); err != nil {
+			tb.Fatalf("CPU time of process %d: %v", pid, err)
+		}
+		all += float64(t.Nano()) / 1e3
+	}
+	return all
+}
+
+// spawnRow measures all members in rounds, and returns the medians of each and of
+// the ratios of the first to the others.
+func spawnRow(members []spawning, rounds, n int) map[string]float64 {
+	values := make(map[string][]float64)
 	for round := range rounds {
 		first, cpu := make(map[string]float64), make(map[string]float64)
-		for i := range starters {
-			s := starters[(round+i)%len(starters)]
-			first[s.name], cpu[s.name] = s.start(n)
-			all[s.name+"-µs"] = append(all[s.name+"-µs"], first[s.name])
-			all[s.name+"-cpu-µs"] = append(all[s.name+"-cpu-µs"], cpu[s.name])
+		for i := range members {
+			m := members[(round+i)%len(members)]
+			first[m.name], cpu[m.name] = m.run(n)
+			values[m.name+"-first-µs"] = append(values[m.name+"-first-µs"], first[m.name])
+			values[m.name+"-cpu-µs"] = append(values[m.name+"-cpu-µs"], cpu[m.name])
 		}
-		for _, s := range starters[1:] {
-			all["piped/"+s.name] = append(all["piped/"+s.name], first["piped"]/first[s.name])
-			all["cpu-piped/"+s.name] = append(all["cpu-piped/"+s.name], cpu["piped"]/cpu[s.name])
+		piped := members[0].name
+		for _, m := range members[1:] {
+			values["first-"+piped+"/"+m.name] = append(values["first-"+piped+"/"+m.name], first[piped]/first[m.name])
+			values["cpu-"+piped+"/"+m.name] = append(values["cpu-"+piped+"/"+m.name], cpu[piped]/cpu[m.name])
 		}
 	}
-	medians := make(map[string]float64)
-	for name, values := range all {
-		medians[name] = median(values)
+	result := make(map[string]float64)
+	for name, list := range values {
+		result[name] = median(list)
 	}
-	return medians
+	return result
 }

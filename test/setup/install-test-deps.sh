@@ -36,6 +36,7 @@ need_for_test() {
 	need 'protobuf for /usr/bin/python3' '/usr/bin/python3 -c "import google.protobuf"' python3-protobuf
 	need 'protoc' 'command -v protoc && test -e /usr/include/google/protobuf/descriptor.proto' protobuf-compiler libprotobuf-dev
 	need 'grpc_python_plugin' 'command -v grpc_python_plugin' protobuf-compiler-grpc
+	need 'strace' 'command -v strace' strace
 	need 'jq' 'command -v jq' jq
 	need 'node' 'command -v node' nodejs
 	need 'npm' 'command -v npm' npm
