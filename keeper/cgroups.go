@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,11 +55,6 @@ var reasons = []string{
 	wire.CgroupsOld:          "the kernel is older than Linux 5.14, or a filter of system calls holds back clone3",
 }
 
-var controllerBits = []struct {
-	bit  uint64
-	name string
-}{{wire.CgroupMemory, "memory"}, {wire.CgroupCPU, "cpu"}, {wire.CgroupPids, "pids"}, {wire.CgroupIO, "io"}}
-
 // cgroupsOf returns what a hello says.
 func cgroupsOf(m *wire.Message) Cgroups {
 	flags, why := m.Args[6], m.Args[7]
@@ -69,11 +65,12 @@ func cgroupsOf(m *wire.Message) Cgroups {
 		return Cgroups{Why: reasons[why]}
 	}
 	c := Cgroups{Used: true}
-	for _, one := range controllerBits {
-		if flags&one.bit != 0 {
-			c.Controllers = append(c.Controllers, one.name)
+	for name, flag := range wire.CgroupControllers {
+		if flags&flag != 0 {
+			c.Controllers = append(c.Controllers, name)
 		}
 	}
+	slices.SortFunc(c.Controllers, func(a, b string) int { return cmp.Compare(wire.CgroupControllers[a], wire.CgroupControllers[b]) })
 	return c
 }
 

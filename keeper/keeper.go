@@ -60,7 +60,7 @@ type Spec struct {
 	Files []File
 	// Attributes are what else it is given.
 	Attributes Attributes
-	// Sweep has what is left of its process group killed when it exits.
+	// Sweep has what is left of its tree killed when it exits: see [Process.SignalGroup].
 	Sweep bool
 }
 

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -20,8 +19,6 @@ type Origin struct {
 	// by the keeper leads one, and its descendants stay in it until they make one of
 	// their own.
 	Parent, SID int
-	// UID is who it runs as.
-	UID int
 }
 
 // OriginOf looks at a process.
@@ -37,15 +34,10 @@ func OriginOf(pid int) Origin {
 		return Origin{}
 	}
 	number := func(i int) int { n, _ := strconv.Atoi(fields[i]); return n }
-	o := Origin{Parent: number(parent), SID: number(session), UID: -1}
+	o := Origin{Parent: number(parent), SID: number(session)}
 	const tick = time.Second / 100 // USER_HZ, on all machines that Go knows
 	if ticks, err := strconv.ParseInt(fields[start], 10, 64); err == nil && !booted().IsZero() {
 		o.Started = booted().Add(time.Duration(ticks) * tick)
-	}
-	if info, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			o.UID = int(stat.Uid)
-		}
 	}
 	return o
 }

@@ -96,6 +96,31 @@ func TestTreeIsKilledWhereverItHasGone(t *testing.T) {
 	}
 }
 
+func TestKillReachesAProcessThatHasLeftItsCgroup(t *testing.T) {
+	k := newKeeper(t)
+	needCgroups(t, k.Link)
+	out, w := pipe(t)
+	spec := program("/bin/sh", "-c", "echo ready; exec sleep 1000")
+	spec.Files = []keeper.File{{FD: 0, Source: -1}, {FD: 1, Source: w}, {FD: 2, Source: 2}}
+	p := start(t, k, spec)
+	closeFD(t, w)
+	if line := readLine(t, out); line != "ready" {
+		t.Fatalf("it says %q", line)
+	}
+	groups := groupsOf(t, keeper.UID{1})
+	if len(groups) != 1 {
+		t.Fatalf("the cgroups of the session: %v", groups)
+	}
+	root := filepath.Dir(filepath.Dir(groups[0]))
+	if err := os.WriteFile(root+"/cgroup.procs", []byte(strconv.Itoa(p.Pid())), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SignalGroup(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	waitDone(t, p)
+}
+
 // escaped starts a script that leaves a descendant behind and ends, and returns the
 // descendant.
 func escaped(t *testing.T, k *front) (pid int) {

@@ -26,11 +26,11 @@ const (
 	CauseUnknown
 	// CauseOutOfMemory: the kernel had no memory for its session any more.
 	CauseOutOfMemory
-	// CauseRestarted: it was being stopped to be started again, for a client.
-	CauseRestarted Cause = 9
 	// CauseLeaseEnded: it was being stopped because the creator of its session had
 	// not renewed the lease.
-	CauseLeaseEnded Cause = 8
+	CauseLeaseEnded
+	// CauseRestarted: it was being stopped to be started again, for a client.
+	CauseRestarted
 )
 
 // String returns the cause in a word, for logs.

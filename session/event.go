@@ -30,7 +30,7 @@ const (
 	// EventIncarnationDropped: the oldest incarnation of a process was dropped.
 	EventIncarnationDropped
 	// EventCreatorLost: the creator of a session has not renewed its lease.
-	EventCreatorLost EventType = 14
+	EventCreatorLost
 )
 
 // An Event is something that happened to a session. It is shared by all who

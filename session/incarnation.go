@@ -35,6 +35,15 @@ func (s *Session) everyPipeLocked() []*Pipe {
 	return all
 }
 
+// everyProcessLocked returns the session's processes of all incarnations.
+func (s *Session) everyProcessLocked() []*Process {
+	all := slices.Clone(s.procs)
+	for _, f := range s.former {
+		all = append(all, f.proc)
+	}
+	return all
+}
+
 // EndpointIn is Endpoint for an incarnation of the pipe; 0 is the current one.
 func (s *Session) EndpointIn(pipeName string, end int, incarnation uint64) (*Endpoint, error) {
 	e, err := s.Endpoint(pipeName, end)
@@ -90,11 +99,7 @@ func (s *Session) startedBy(name, request string) *Process {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := slices.Clone(s.procs)
-	for _, f := range s.former {
-		all = append(all, f.proc)
-	}
-	for _, p := range all {
+	for _, p := range s.everyProcessLocked() {
 		if p.name == name && p.incarnation > 1 && p.record.Request == request {
 			return p
 		}
@@ -149,13 +154,6 @@ func (s *Session) retire(p *Process) {
 	p.noteLocked()
 	p.mu.Unlock()
 	s.dropSurplus(p.name)
-}
-
-// shed is Session.shed for one incarnation.
-func (f *former) shed() {
-	for _, p := range f.pipes {
-		p.shed()
-	}
 }
 
 // unreadInput counts the messages of its input that it has not read, by pipe.
@@ -318,16 +316,6 @@ func (e *Endpoint) AwaitsRestart() error {
 		return nil
 	}
 	return err
-}
-
-// shedFormer is shed for the incarnations that are over.
-func (s *Session) shedFormer() {
-	s.mu.Lock()
-	kept := slices.Clone(s.former)
-	s.mu.Unlock()
-	for _, f := range kept {
-		f.shed()
-	}
 }
 
 // followed adds to an error of an end that is over what comes, or has come, after it.

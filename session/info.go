@@ -26,15 +26,6 @@ type Info struct {
 	Lease     *CreatorLeaseInfo    // nil where it is bound to nobody
 }
 
-// State is where a session is.
-type State uint8
-
-// The states of a session.
-const (
-	Active State = iota + 1
-	Ended
-)
-
 // State returns the state of the session.
 func (i *Info) State() State {
 	if i.Ended.IsZero() {
@@ -313,9 +304,10 @@ const generations = 64
 // long as they live.
 func (s *Session) familyOf(h *Holder) string {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	everyone := s.everyProcessLocked()
+	s.mu.Unlock()
 	leader := func(pid int) string {
-		for _, p := range s.procs {
+		for _, p := range everyone {
 			if pid != 0 && p.child.Pid() == pid {
 				return p.name
 			}

@@ -106,6 +106,7 @@ func (r *Registry) adopt(h *heirloom) {
 	}
 	for _, f := range s.former {
 		h.recall(f.proc)
+		r.background(f.proc.giveUp)
 	}
 	for _, p := range s.procs {
 		h.recall(p)
@@ -349,8 +350,9 @@ func (h *heirloom) recoverProcesses() error {
 	})
 	for _, key := range order {
 		rec, name := h.processRecords[key], nameIn(key)
-		p := &Process{session: h.s, name: name, incarnation: max(rec.Incarnation, 1), origin: h.origins[name], toldFailure: rec.Failure != "", key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created, inherits: rec.Inherits,
-			child: h.left.Processes[rec.Key]}
+		p := &Process{session: h.s, name: name, incarnation: max(rec.Incarnation, 1), origin: h.origins[name],
+			toldFailure: rec.Failure != "", key: rec.Key, order: rec.Order, args: rec.Args, started: rec.Created,
+			inherits: rec.Inherits, child: h.left.Processes[rec.Key]}
 		if p.child == nil {
 			p.child = forgotten{}
 		}

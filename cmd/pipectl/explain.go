@@ -48,7 +48,7 @@ func reasonsOf(s *pipedv1.Session, process string) []string {
 	running := false
 	for i, p := range s.GetProcesses() {
 		if p.GetName() == process || process == "" && i == 0 {
-			running = p.GetState() != pipedv1.Process_STATE_EXITED
+			running = p.GetExit() == nil
 			if running {
 				reasons = append(reasons, fmt.Sprintf("%s (pid %d) is running", p.GetName(), p.GetPid()))
 			}

@@ -103,13 +103,6 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 			FramingIn: raw, FramingOut: raw, Log: &pipedv1.LogSpec{Overflow: pipedv1.LogSpec_OVERFLOW_BLOCK},
 		}
 	}
-	req, err := opts.request(process)
-	if err != nil {
-		return err
-	}
-	if err := checkResources(ctx, c, req.GetResources()); err != nil {
-		return err
-	}
 	// From before the start: a signal must not leave the session behind.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
@@ -120,14 +113,11 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	signal.Notify(brokenPipes, syscall.SIGPIPE)
 	defer signal.Stop(brokenPipes)
 
-	session, release, err := opts.bound.create(ctx, f, c, req)
+	session, release, err := opts.create(ctx, f, c, process)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if !opts.quiet {
-		f.tell("session", session.GetName())
-	}
 	j := &job{f: f, client: c, session: session.GetName(), raw: opts.framing == rawFraming, merged: opts.merge, timeout: opts.timeout}
 	err = j.run(ctx, signals)
 
@@ -137,6 +127,22 @@ func runRun(ctx context.Context, f *factory, c *client.Client, opts *runOptions,
 	}
 	removeSession(ctx, f, c, session, patience)
 	return err
+}
+
+// create creates the session and says its name. release is as that of a boundFlag.
+func (o *runOptions) create(ctx context.Context, f *factory, c *client.Client, process *pipedv1.ProcessSpec) (s *pipedv1.Session, release func(), err error) {
+	req, err := o.request(process)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkResources(ctx, c, req.GetResources()); err != nil {
+		return nil, nil, err
+	}
+	s, release, err = o.bound.create(ctx, f, c, req)
+	if err == nil && !o.quiet {
+		f.tell("session", s.GetName())
+	}
+	return s, release, err
 }
 
 func removeSession(ctx context.Context, f *factory, c *client.Client, session *pipedv1.Session, patience time.Duration) {

@@ -11,17 +11,11 @@ import (
 // runOnTerminal is run for a program that has a terminal: an attach whose end is
 // that of the program, and whose exit code is the program's.
 func runOnTerminal(ctx context.Context, f *factory, c *client.Client, opts *runOptions, process *pipedv1.ProcessSpec) error {
-	req, err := opts.request(process)
+	session, release, err := opts.create(ctx, f, c, process)
 	if err != nil {
 		return err
 	}
-	session, err := c.Create(ctx, req)
-	if err != nil {
-		return err
-	}
-	if !opts.quiet {
-		f.tell("session", session.GetName())
-	}
+	defer release()
 	ref := client.Ref{Session: session.GetName(), Pipe: "stdio", End: 1}
 	inside, leave := context.WithCancelCause(ctx)
 	defer leave(nil)

@@ -50,10 +50,6 @@ var files = map[Resource]struct {
 
 func number(value uint64) string { return strconv.FormatUint(value, 10) }
 
-// Controller returns the controller that a resource needs; empty for one that is
-// not known.
-func (r Resource) Controller() Controller { return files[r].controller }
-
 // Confine gives a session limits. It makes the session's cgroup if it is not there.
 func (t *Tree) Confine(uid UID, limits []Limit) error {
 	if err := t.makeSession(uid); err != nil {

@@ -30,13 +30,8 @@ func childrenOf(pid int) (pids []int) {
 
 // isChild reports whether a process is the child of another, now.
 func isChild(pid, parent int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	// The name before it can have anything in it.
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-	return len(fields) > 1 && fields[1] == strconv.Itoa(parent)
+	fields, err := procStat(pid)
+	return err == nil && fields[4-3] == strconv.Itoa(parent)
 }
 
 // killDescent kills a process, the group that it leads, and its descendants in

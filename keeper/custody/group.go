@@ -40,11 +40,8 @@ func (c *custody) told() (flags, why uint64) {
 		return 0, wire.CgroupsNone
 	}
 	flags = wire.Cgroups
-	bits := map[cgroup.Controller]uint64{
-		cgroup.Memory: wire.CgroupMemory, cgroup.CPU: wire.CgroupCPU, cgroup.Pids: wire.CgroupPids, cgroup.IO: wire.CgroupIO,
-	}
 	for _, controller := range c.tree.Controllers() {
-		flags |= bits[controller]
+		flags |= wire.CgroupControllers[string(controller)]
 	}
 	return flags, 0
 }
@@ -61,14 +58,13 @@ func (c *custody) groupOf(one *process) func() (fd int, err error) {
 // confined reports whether a process has a cgroup that this keeper can use.
 func (c *custody) confined(p *process) bool { return p.Confined && c.tree != nil }
 
-// killTree kills a process and all descendants that are known to be its own.
+// killTree kills a process and all descendants that are known to be its own. Who may
+// can have moved himself into another cgroup, so that its own is not all.
 func (c *custody) killTree(p *process) error {
 	if c.confined(p) {
-		err := c.tree.Kill(p.uid, p.key)
-		if err == nil {
-			return nil
+		if err := c.tree.Kill(p.uid, p.key); err != nil {
+			c.log.Error("a cgroup cannot be killed", "uid", keeper.UID(p.uid), "key", p.key, "error", err)
 		}
-		c.log.Error("a cgroup cannot be killed", "uid", keeper.UID(p.uid), "key", p.key, "error", err)
 	}
 	return p.killDescent()
 }

@@ -248,6 +248,7 @@ func (c *custody) serveAll() {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 	exits := make(chan os.Signal, 1) // one says as much as many
 	signal.Notify(exits, syscall.SIGCHLD)
+	exits <- syscall.SIGCHLD // the one of a child that has exited during an upgrade is lost
 	go c.starter.run()
 	go c.accept()
 	go c.tend()

@@ -34,6 +34,22 @@ func spawnerOf(keeper int) int {
 	return 0
 }
 
+func TestUpgradeLeavesNoZombie(t *testing.T) {
+	link, _ := connect(t, options(t))
+	a := enter(t, link, 1)
+	pid := link.Info().Pid
+	exit(t, start(t, a, 1, shell("exit 0")))
+	a.Forget(1)
+	if spawnerOf(pid) == 0 {
+		t.Fatal("there is no spawner, which would be left behind")
+	}
+	upgraded(t, pid)
+	waitFor(t, "the spawner to be reaped", func() bool { return zombies(pid) == 0 })
+	if err := link.End(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUpgradeKeepsEverything(t *testing.T) {
 	o := options(t)
 	link, _ := connect(t, o)

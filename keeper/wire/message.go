@@ -176,16 +176,12 @@ const Resume = 1
 // Placed in a [Spawn]: the first descriptor is a cgroup.
 const Placed = 1
 
-// What a keeper says in [Hello] about cgroups: the seventh argument are flags, of
-// which Cgroups says that sessions have them and the others which controllers. An
-// earlier keeper says 0.
-const (
-	Cgroups = 1 << iota
-	CgroupMemory
-	CgroupCPU
-	CgroupPids
-	CgroupIO
-)
+// Cgroups says in [Hello] that sessions have cgroups: the seventh argument are flags,
+// of which the others are those of [CgroupControllers]. An earlier keeper says 0.
+const Cgroups = 1
+
+// CgroupControllers are the flags of the controllers that there may be.
+var CgroupControllers = map[string]uint64{"memory": 1 << 1, "cpu": 1 << 2, "pids": 1 << 3, "io": 1 << 4}
 
 // Why sessions have no cgroups: the eighth argument of [Hello]. A keeper that says
 // nothing is from before cgroups.

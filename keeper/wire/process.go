@@ -13,7 +13,7 @@ type Process struct {
 	OutOfMemory bool
 	// Confined says that it was born in a cgroup of its own, also before the exit.
 	Confined bool
-	// Sweep says that what is left of its group is killed when it exits.
+	// Sweep says that what is left of its tree is killed when it exits.
 	Sweep        bool
 	Code, Signal int
 	// Time is when the exit was seen, in nanoseconds since 1970.
